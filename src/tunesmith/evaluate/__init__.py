@@ -1,0 +1,1 @@
+"""Measure contenders on held-out rows: scorers, paired statistics, the evaluation and its report."""

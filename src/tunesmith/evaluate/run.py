@@ -1,0 +1,230 @@
+"""The evaluation: the same prompts to every contender, every reply scored, summed up with intervals and paired tests.
+
+Not here: how contenders answer (contender, generate), words (verdict), pages (report).
+Called by cli.evaluate and cli.train.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tunesmith.chat import Example
+from tunesmith.contender import Contender, Reply
+from tunesmith.errors import InputError, RunError
+from tunesmith.evaluate.mistakes import count_confusions, count_worst_labels, telling_rows
+from tunesmith.evaluate.scorers import Score, Scorer, find_labels
+from tunesmith.evaluate.stats import Difference, Interval, mean_interval, paired_difference
+
+OnProgress = Callable[[str, int], None]  # (contender's name, rows just finished)
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What one contender replied to every row, and the score of each reply by each scorer."""
+
+    name: str
+    replies: list[Reply]
+    scores: dict[str, list[Score]]
+
+    def values(self, scorer: str) -> list[float]:
+        return [score.value for score in self.scores[scorer]]
+
+    def summary(self) -> dict[str, Any]:
+        """Means and intervals by scorer, latency in seconds, tokens per row, share of replies that ended by itself."""
+        latency_s_N = np.array([reply.latency_s for reply in self.replies])
+        p50, p95 = np.percentile(latency_s_N, (50, 95))
+        return {
+            "name": self.name,
+            "scores": {scorer: asdict(mean_interval(self.values(scorer))) for scorer in self.scores},
+            "latency_s": {"mean": float(latency_s_N.mean()), "p50": float(p50), "p95": float(p95)},
+            "tokens": {
+                "prompt_mean": float(np.mean([reply.prompt_tokens for reply in self.replies])),
+                "completion_mean": float(np.mean([reply.completion_tokens for reply in self.replies])),
+            },
+            "stop_rate": float(np.mean([reply.stopped for reply in self.replies])),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Every reply and score. The first scorer is the main one; the first contender is compared with the last."""
+
+    examples: tuple[Example, ...]
+    answers: tuple[Answers, ...]
+    scorers: tuple[str, ...]
+    labels: tuple[str, ...]  # empty when the answers are not labels
+
+    @property
+    def rows(self) -> int:
+        return len(self.examples)
+
+    @property
+    def replies(self) -> dict[str, list[Reply]]:
+        """Contender's name -> its replies, in the order of the examples."""
+        return {answers.name: answers.replies for answers in self.answers}
+
+    def of(self, contender: str) -> Answers:
+        """The answers of one contender; InputError when it was not asked."""
+        for answers in self.answers:
+            if answers.name == contender:
+                return answers
+        raise InputError(f"{contender!r} is not in this evaluation.", f"It has {', '.join(self.replies)}.")
+
+    def interval(self, contender: str, scorer: str) -> Interval:
+        return mean_interval(self.of(contender).values(scorer))
+
+    def difference(self, a: str, b: str, scorer: str) -> Difference:
+        """b minus a over the same rows."""
+        return paired_difference(self.of(a).values(scorer), self.of(b).values(scorer))
+
+    def differences(self) -> list[dict[str, Any]]:
+        """Every pair of contenders in their order (b after a), by every scorer."""
+        return [
+            {"a": a.name, "b": b.name, "scorer": scorer, **asdict(self.difference(a.name, b.name, scorer))}
+            for a, b in combinations(self.answers, 2)
+            for scorer in self.scorers
+        ]
+
+    def disagreements(self, limit: int = 20) -> list[dict[str, Any]]:
+        """The rows that tell most about the last contender against the first: gains, then losses (main scorer)."""
+        if len(self.answers) < 2:
+            return []
+        main = self.scorers[0]
+        first, last = self.answers[0].values(main), self.answers[-1].values(main)
+        rows = telling_rows(first, last, [example.answer for example in self.examples], limit=limit)
+        return [
+            {
+                "row": row + 1,
+                "prompt": prompt_text(self.examples[row]),
+                "expected": self.examples[row].answer,
+                "replies": {answers.name: answers.replies[row].text for answers in self.answers},
+                "scores": {answers.name: answers.scores[main][row].value for answers in self.answers},
+            }
+            for row in rows
+        ]
+
+    def confusions(self) -> list[dict[str, object]]:
+        """Wrong label pairs of the last contender, most frequent first; empty when the answers are not labels."""
+        return count_confusions(*self._last_labels(), self.labels) if self.labels else []
+
+    def worst_labels(self) -> list[dict[str, object]]:
+        """Rows and correct rows of each label for the last contender, worst first; empty when there are no labels."""
+        return count_worst_labels(*self._last_labels()) if self.labels else []
+
+    def _last_labels(self) -> tuple[list[str], list[str]]:
+        expected = [example.answer.strip() for example in self.examples]
+        return expected, [reply.text.strip() for reply in self.answers[-1].replies]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "contenders": [answers.summary() for answers in self.answers],
+            "differences": self.differences(),
+            "disagreements": self.disagreements(),
+            "confusions": self.confusions(),
+            "worst_labels": self.worst_labels(),
+        }
+
+    def write_replies(self, path: str | Path) -> Path:
+        """One JSON line for each row and contender; the file appears whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(path.name + ".tmp")
+        with unfinished.open("w", encoding="utf-8") as file:
+            for line in self._reply_lines():
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        unfinished.replace(path)
+        return path
+
+    def _reply_lines(self) -> Iterator[dict[str, Any]]:
+        for row, example in enumerate(self.examples):
+            for answers in self.answers:
+                reply = answers.replies[row]
+                yield {
+                    "row": row + 1,
+                    "example": example.id,
+                    "expected": example.answer,
+                    "contender": answers.name,
+                    "reply": reply.text,
+                    "scores": {scorer: asdict(scores[row]) for scorer, scores in answers.scores.items()},
+                    "prompt_tokens": reply.prompt_tokens,
+                    "completion_tokens": reply.completion_tokens,
+                    "latency_s": reply.latency_s,
+                    "finish_reason": reply.finish_reason,
+                }
+
+
+def evaluate(
+    examples: Sequence[Example],
+    contenders: Sequence[Contender],
+    *,
+    scorers: Mapping[str, Scorer],
+    max_new_tokens: int,
+    labels: Sequence[str] | None = None,
+    on_progress: OnProgress | None = None,
+) -> Evaluation:
+    """Ask every contender the prompt of every example and score the replies.
+
+    `scorers` maps the name used in the report to a scorer; the first is the main one. `labels` None: labels are
+    looked for in the expected answers (`find_labels`); an empty list says there are none.
+    Raises InputError before any contender is asked when there is nothing to ask, two contenders share a name, or a
+    scorer cannot be used on a row; RunError when a contender gives the wrong number of replies.
+    """
+    _check(examples, contenders, scorers)
+    prompts = [example.prompt for example in examples]
+    answers = []
+    for contender in contenders:
+        replies = contender.answer(
+            prompts, max_new_tokens=max_new_tokens, progress=_progress_of(contender.name, on_progress)
+        )
+        if len(replies) != len(prompts):
+            raise RunError(
+                f"{contender.name} gave {len(replies)} replies to {len(prompts)} prompts.", "Nothing was scored."
+            )
+        scores = {
+            name: [scorer(example, reply) for example, reply in zip(examples, replies, strict=True)]
+            for name, scorer in scorers.items()
+        }
+        answers.append(Answers(contender.name, list(replies), scores))
+    found = find_labels(examples) if labels is None else [label.strip() for label in labels]
+    return Evaluation(tuple(examples), tuple(answers), tuple(scorers), tuple(found or ()))
+
+
+def prompt_text(example: Example) -> str:
+    """What the person wrote: the user's turn alone, or every turn but the system's with its role if there are more."""
+    turns = [message for message in example.prompt if message.role not in ("system", "developer")]
+    if len(turns) == 1:
+        return turns[0].content
+    return "\n".join(f"{message.role}: {message.content}" for message in turns)
+
+
+def _check(examples: Sequence[Example], contenders: Sequence[Contender], scorers: Mapping[str, Scorer]) -> None:
+    if not examples:
+        raise InputError("There is no row to evaluate.", "Give a file with at least one example.")
+    if not contenders:
+        raise InputError("There is no contender to ask.", "Name at least one.")
+    if not scorers:
+        raise InputError("There is no scorer.", "Name at least one, such as exact.")
+    names = [contender.name for contender in contenders]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"Two contenders have the name {twice[0]!r}.", "Name each contender once.")
+    for row, example in enumerate(examples, start=1):
+        expected = Reply(example.answer, 0, 0, 0.0, "stop")
+        for name, scorer in scorers.items():
+            try:
+                scorer(example, expected)
+            except InputError as error:
+                raise InputError(f"Row {row}, scorer {name!r}: {error.message}", error.todo) from error
+
+
+def _progress_of(name: str, on_progress: OnProgress | None) -> Callable[[int], None] | None:
+    if on_progress is None:
+        return None
+    return lambda rows: on_progress(name, rows)

@@ -1,0 +1,79 @@
+"""What this machine has, each fact with its source: cores, memory, processor flags.
+
+Not here: which precision is faster, which is measured (model.choose_dtype). Read by train, the report and the CLI.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """`cores` is what this process may use: its affinity, bounded by the control group's quota."""
+
+    processor: str
+    cores: int
+    cores_source: str
+    memory_bytes: int
+    flags: frozenset[str]
+
+    def as_dict(self) -> dict[str, str]:
+        vector = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in self.flags]
+        return {
+            "processor": self.processor,
+            "cores": f"{self.cores} ({self.cores_source})",
+            "memory": f"{self.memory_bytes / 2**30:.1f} GiB",
+            "vector units": ", ".join(vector) or "not known",
+            "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        }
+
+
+def detect() -> Hardware:
+    """Look at this machine. Never raises; a fact that cannot be had is 0 or 'unknown'."""
+    cpuinfo = _read("/proc/cpuinfo")
+    cores, source = _cores()
+    return Hardware(
+        processor=_field(cpuinfo, "model name") or platform.processor() or "unknown",
+        cores=cores,
+        cores_source=source,
+        memory_bytes=_memory_bytes(),
+        flags=frozenset(_field(cpuinfo, "flags").split()),
+    )
+
+
+def _cores() -> tuple[int, str]:
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
+    if quota.isdigit() and period.strip().isdigit():
+        limit = max(1, int(quota) // int(period))
+        if limit < affinity:
+            return limit, "control group quota"
+    return affinity, "processor affinity"
+
+
+def _memory_bytes() -> int:
+    total = 0
+    for line in _read("/proc/meminfo").splitlines():
+        if line.startswith("MemTotal:"):
+            total = int(line.split()[1]) * 1024
+    limit = _read("/sys/fs/cgroup/memory.max").strip()
+    return min(total, int(limit)) if limit.isdigit() and total else total
+
+
+def _field(text: str, name: str) -> str:
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return ""
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""
