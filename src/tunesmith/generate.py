@@ -1,22 +1,24 @@
-"""Batched decoding with a key-value cache, and the local contender: a base with or without an adapter.
+"""Batched decoding with a key-value cache, and the local contenders: a base with or without an adapter.
 
-Not here: templates (render), HTTP (serve). What all prompts share is prefilled once; rows that are done leave the batch.
-Axes: B rows, T tokens, V vocabulary.
+Not here: templates (render), HTTP (serve), attention to what all prompts share (prefix). Rows that are done leave the
+batch. Axes: B rows, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from tunesmith.chat import Message
-from tunesmith.contender import Progress, Reply
+from tunesmith.contender import Contender, Progress, PromptedContender, Reply, parse_url_spec
 from tunesmith.errors import InputError
-from tunesmith.model import Base
+from tunesmith.model import Base, adapter_base, adapter_folder, detach, load_adapter, load_base
+from tunesmith.prefix import Prefix, can_share, shared_prefix_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +36,16 @@ class Generated:
 
     ids: list[int]
     finish_reason: str
-    finished_s: float  # from the start of the batch
 
+
+Say = Callable[[str], None]
 
 GREEDY = Sampling()
 BATCH_ROWS = 32
 
 
 class LocalContender:
-    """Answers with a loaded base, or a base with an adapter on it (`model`). Greedy, so a repeat gives the same replies."""
+    """Answers with a loaded base, or a base with an adapter on it (`model`); greedy, so a repeat gives the same."""
 
     def __init__(self, name: str, base: Base, model: Any | None = None) -> None:
         self.name = name
@@ -55,8 +58,10 @@ class LocalContender:
         """Replies in the order of the prompts. Raises InputError when a prompt and its reply do not fit the context."""
         ids = [self.base.renderer.prompt(messages) for messages in prompts]
         self._check_lengths(ids, max_new_tokens)
+        if not ids:
+            return []
         replies: list[Reply | None] = [None] * len(ids)
-        shared = shared_prefix(ids)
+        shared = shared_prefix(ids) if can_share(self.model) else 0
         for rows in _batches(ids):
             batch = [ids[row] for row in rows]
             start = time.perf_counter()
@@ -106,15 +111,36 @@ class LocalContender:
         for prompt in prompts:
             if len(prompt) + max_new_tokens > limit:
                 raise InputError(
-                    f"A prompt of {len(prompt)} tokens and a reply of up to {max_new_tokens} do not fit the {limit} tokens "
-                    f"of {self.base.name}.",
+                    f"A prompt of {len(prompt)} tokens and a reply of up to {max_new_tokens} do not fit "
+                    f"the {limit} tokens of {self.base.name}.",
                     "Prompts are never trimmed: shorten it, or lower the reply's limit.",
                 )
 
 
+class AdapterContender:
+    """An adapter on a loaded base. It is put on for the time of an `answer` and taken off again, so that several
+    contenders can share the base."""
+
+    def __init__(self, name: str, base: Base, adapter: Path) -> None:
+        self.name = name
+        self.base = base
+        self.adapter = adapter
+
+    def answer(
+        self, prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, progress: Progress | None = None
+    ) -> list[Reply]:
+        """As LocalContender.answer; ModelError when the adapter does not belong on this base."""
+        model = load_adapter(self.base, self.adapter)
+        try:
+            local = LocalContender(self.name, self.base, model)
+            return local.answer(prompts, max_new_tokens=max_new_tokens, progress=progress)
+        finally:
+            detach(model)
+
+
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """How many leading tokens all prompts share, at least one token of each left over."""
-    first, last = min(prompts), max(prompts)
+    first, last = min(map(list, prompts)), max(map(list, prompts))
     length = 0
     for a, b in zip(first, last, strict=False):
         if a != b:
@@ -127,60 +153,52 @@ def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
 def decode(
     model: Any, prompts: Sequence[Sequence[int]], *, stop_ids: frozenset[int], max_new_tokens: int, shared: int = 0
 ) -> list[Generated]:
-    """Greedy decoding of a batch. The first `shared` ids of every prompt are the same and prefilled once.
+    """Greedy decoding of a batch. The first `shared` ids of every prompt are the same and computed once.
 
-    Rows are padded on the left, between the shared part and their own, so that all end in the same column; padding is
-    masked and positions follow each row, so a row's result does not depend on the others beyond float error.
+    The rest of each prompt is padded on the left, so that all end in the same column; padding is masked and positions
+    follow each row, so a row's result does not depend on the others beyond float error.
     """
-    start = time.perf_counter()
-    cache, mask_BT, logits_BV = _prefill(model, prompts, shared)
-    next_position_B = torch.tensor([len(prompt) for prompt in prompts])
-    outputs = [Generated([], "length", 0.0) for _ in prompts]
+    outputs = [Generated([], "length") for _ in prompts]
     rows = list(range(len(prompts)))  # which prompt each row of the batch is
-    for step in range(max_new_tokens):
-        tokens = logits_BV.argmax(-1).tolist()
-        going = []
-        for index, (row, token) in enumerate(zip(rows, tokens, strict=True)):
-            if token in stop_ids:
-                outputs[row].finish_reason = "stop"
-            else:
-                outputs[row].ids.append(token)
-            if token in stop_ids or step == max_new_tokens - 1:
-                outputs[row].finished_s = time.perf_counter() - start
-            else:
-                going.append(index)
-        if not going:
-            break
-        if len(going) < len(rows):
-            keep = torch.tensor(going)
-            cache.batch_select_indices(keep)
-            mask_BT, next_position_B = mask_BT[keep], next_position_B[keep]
-            rows, tokens = [rows[index] for index in going], [tokens[index] for index in going]
-        mask_BT = torch.cat([mask_BT, torch.ones(len(rows), 1, dtype=mask_BT.dtype)], dim=1)
-        logits_BV = _forward(model, torch.tensor(tokens)[:, None], next_position_B[:, None], mask_BT, cache)
-        next_position_B = next_position_B + 1
+    next_position_B = torch.tensor([len(prompt) for prompt in prompts])
+    with shared_prefix_of(model, prompts[0][:shared]) as prefix:
+        state = _prefill(model, [prompt[shared:] for prompt in prompts], start=shared, prefix=prefix)
+        for _step in range(max_new_tokens):
+            tokens = state.logits_BV.argmax(-1).tolist()
+            going = [index for index, token in enumerate(tokens) if token not in stop_ids]
+            for index, token in enumerate(tokens):
+                if token in stop_ids:
+                    outputs[rows[index]].finish_reason = "stop"
+                else:
+                    outputs[rows[index]].ids.append(token)
+            if not going:
+                break
+            if len(going) < len(rows):
+                state.keep(going)
+                next_position_B = next_position_B[going]
+                rows, tokens = [rows[index] for index in going], [tokens[index] for index in going]
+            state.advance(torch.tensor(tokens)[:, None], next_position_B[:, None])
+            next_position_B = next_position_B + 1
     return outputs
 
 
 @torch.inference_mode()
 def decode_one(model: Any, prompt: Sequence[int], *, max_new_tokens: int, sampling: Sampling) -> Iterator[int]:
-    """Tokens of one reply as they are made, the stop token included when the model makes one; the caller stops there."""
+    """Tokens of one reply as they are made; the caller stops at a stop token, which is among them."""
     generator = torch.Generator()
     if sampling.seed is None:
         generator.seed()
     else:
         generator.manual_seed(sampling.seed)
-    cache, mask_BT, logits_BV = _prefill(model, [prompt], 0)
+    state = _prefill(model, [prompt], start=0, prefix=None)
     for step in range(max_new_tokens):
-        token = pick(logits_BV[0], sampling, generator)
+        token = pick(state.logits_BV[0], sampling, generator=generator)
         yield token
-        mask_BT = torch.cat([mask_BT, torch.ones(1, 1, dtype=mask_BT.dtype)], dim=1)
-        position = torch.tensor([[len(prompt) + step]])
-        logits_BV = _forward(model, torch.tensor([[token]]), position, mask_BT, cache)
+        state.advance(torch.tensor([[token]]), torch.tensor([[len(prompt) + step]]))
 
 
-def pick(logits_V: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """One token id: the best at temperature 0, else drawn from the smallest set of tokens whose probability is top_p."""
+def pick(logits_V: torch.Tensor, sampling: Sampling, *, generator: torch.Generator) -> int:
+    """One token id: the best at temperature 0, else drawn from the smallest set whose probability is top_p."""
     if sampling.temperature <= 0:
         return int(logits_V.argmax())
     probabilities_V, order_V = torch.softmax(logits_V.float() / sampling.temperature, -1).sort(descending=True)
@@ -189,43 +207,52 @@ def pick(logits_V: torch.Tensor, sampling: Sampling, generator: torch.Generator)
     return int(order_V[torch.multinomial(probabilities_V, 1, generator=generator)])
 
 
-def _prefill(model: Any, prompts: Sequence[Sequence[int]], shared: int) -> tuple[Any, torch.Tensor, torch.Tensor]:
-    """Cache, (B, T) mask of what is real in it, and the logits after each prompt."""
-    from transformers import DynamicCache
+class _State:
+    """A batch being decoded: its cache, which of the cache's columns are real (B, T), the logits of the last column."""
 
-    cache = DynamicCache(config=model.config)
-    own = [list(prompt[shared:]) for prompt in prompts]
-    if shared:
-        prefix = torch.tensor([list(prompts[0][:shared])])
-        mask = torch.ones(1, shared, dtype=torch.long)
-        _forward(model, prefix, torch.arange(shared)[None], mask, cache)
-        cache.batch_repeat_interleave(len(prompts))
-    width = max(map(len, own))
-    ids_BT = torch.zeros(len(own), width, dtype=torch.long)
-    mask_BT = torch.zeros(len(own), shared + width, dtype=torch.long)
-    mask_BT[:, :shared] = 1
-    positions_BT = torch.zeros(len(own), width, dtype=torch.long)
-    for row, ids in enumerate(own):
+    def __init__(self, model: Any, num_rows: int, prefix: Prefix | None) -> None:
+        from transformers import DynamicCache
+
+        self.model = model
+        self.prefix = {"prefix": prefix} if prefix else {}
+        self.cache = DynamicCache(config=model.config)
+        self.mask_BT = torch.zeros(num_rows, 0, dtype=torch.long)
+        self.logits_BV = torch.empty(num_rows, 0)
+
+    def advance(self, ids_BT: torch.Tensor, positions_BT: torch.Tensor, *, mask_BT: torch.Tensor | None = None) -> None:
+        """Feed columns to the model; `mask_BT` says which of them are real (all, when None)."""
+        new_BT = torch.ones_like(ids_BT) if mask_BT is None else mask_BT
+        self.mask_BT = torch.cat([self.mask_BT, new_BT], dim=1)
+        output = self.model(
+            input_ids=ids_BT,
+            position_ids=positions_BT,
+            attention_mask=self.mask_BT,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **self.prefix,
+        )
+        self.logits_BV = output.logits[:, -1]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Leave only these rows of the batch."""
+        self.cache.batch_select_indices(torch.tensor(rows))
+        self.mask_BT = self.mask_BT[list(rows)]
+
+
+def _prefill(model: Any, prompts: Sequence[Sequence[int]], *, start: int, prefix: Prefix | None) -> _State:
+    """Feed the prompts' own ids, whose positions begin at `start`, padded on the left to one width."""
+    width = max(map(len, prompts))
+    ids_BT = torch.zeros(len(prompts), width, dtype=torch.long)
+    mask_BT = torch.zeros_like(ids_BT)
+    positions_BT = torch.zeros_like(ids_BT)
+    for row, ids in enumerate(prompts):
         ids_BT[row, width - len(ids) :] = torch.tensor(ids)
-        mask_BT[row, shared + width - len(ids) :] = 1
-        positions_BT[row, width - len(ids) :] = torch.arange(shared, shared + len(ids))
-    return cache, mask_BT, _forward(model, ids_BT, positions_BT, mask_BT, cache)
-
-
-def _forward(
-    model: Any, ids_BT: torch.Tensor, positions_BT: torch.Tensor, mask_BT: torch.Tensor, cache: Any
-) -> torch.Tensor:
-    """Logits (B, V) of the last column; the cache grows by the columns of `ids_BT`."""
-    output = model(
-        input_ids=ids_BT,
-        position_ids=positions_BT,
-        attention_mask=mask_BT,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    logits: torch.Tensor = output.logits[:, -1]
-    return logits
+        mask_BT[row, width - len(ids) :] = 1
+        positions_BT[row, width - len(ids) :] = torch.arange(start, start + len(ids))
+    state = _State(model, len(prompts), prefix)
+    state.advance(ids_BT, positions_BT, mask_BT=mask_BT)
+    return state
 
 
 def _batches(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
@@ -233,3 +260,59 @@ def _batches(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
     order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
     for start in range(0, len(order), BATCH_ROWS):
         yield order[start : start + BATCH_ROWS]
+
+
+def build_contenders(specs: Sequence[str], *, precision: str = "auto", say: Say = lambda text: None) -> list[Contender]:
+    """Contenders from a line each; those on the same base share it in memory. Adapters are checked before any answers.
+
+    `base:M`, `base:M+prompt:FILE` (the file's text is the system prompt), `adapter:DIR` (an adapter or a run folder),
+    `url:http://host:port/v1#model`. Raises InputError for a line that cannot be read.
+    """
+    bases: dict[str, Base] = {}
+
+    def base_named(name: str) -> Base:
+        if name not in bases:
+            bases[name] = load_base(name, precision=precision, say=say)
+        return bases[name]
+
+    return [_build(spec, base_named) for spec in specs]
+
+
+def _build(spec: str, base_named: Callable[[str], Base]) -> Contender:
+    kind, _, rest = spec.partition(":")
+    if kind == "url":
+        return parse_url_spec(spec)
+    target, plus, prompt_file = rest.partition("+prompt:")
+    contender: Contender
+    if kind == "base" and target:
+        contender = LocalContender(spec, base_named(target))
+    elif kind == "adapter" and target:
+        folder = adapter_folder(Path(target))
+        base = base_named(adapter_base(folder))
+        detach(load_adapter(base, folder))
+        contender = AdapterContender(spec, base, folder)
+    else:
+        known = "base:M, base:M+prompt:FILE, adapter:DIR or url:http://host:port/v1#model"
+        raise InputError(f"The contender {spec!r} cannot be read.", f"Write it as {known}.")
+    if not plus:
+        return contender
+    try:
+        system = Path(prompt_file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The prompt file {prompt_file} cannot be read: {error}.") from error
+    return PromptedContender(contender, system, name=spec)
+
+
+def reply_limit(answers: Sequence[str], contenders: Sequence[Contender]) -> int:
+    """Tokens a reply may take: a quarter more than the longest expected answer, and 8.
+
+    Without a local contender's tokenizer, a token is counted as 4 bytes.
+    """
+    for contender in contenders:
+        inner = getattr(contender, "inner", contender)
+        if isinstance(inner, LocalContender | AdapterContender):
+            longest = max(inner.base.renderer.count_tokens(answer) for answer in answers)
+            break
+    else:
+        longest = max(len(answer.encode()) for answer in answers) // 4
+    return longest + longest // 4 + 8

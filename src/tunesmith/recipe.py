@@ -25,23 +25,43 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: str = Field(description="the training file (JSONL: 'messages', or 'prompt' and 'completion')")
-    validation: str | None = Field(None, description="a file to watch the loss on; without one, rows are split off the training file")
-    validation_fraction: float = Field(0.1, gt=0, lt=1, description="the share of rows split off when there is no validation file")
-    base: str = Field(EMBEDDED_BASE, description="the base model: a folder, a Hugging Face name, or the embedded default")
+    validation: str | None = Field(
+        None, description="a file to watch the loss on; without one, rows are split off the training file"
+    )
+    validation_fraction: float = Field(
+        0.1, gt=0, lt=1, description="the share of rows split off when there is no validation file"
+    )
+    base: str = Field(
+        EMBEDDED_BASE, description="the base model: a folder, a Hugging Face name, or the embedded default"
+    )
     rank: int | Auto = Field("auto", description="LoRA rank; auto: 16, or 32 above 10,000 rows")
     alpha: float | Auto = Field("auto", description="LoRA alpha; auto: twice the rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout")
-    targets: list[str] | Literal["all-linear"] = Field("all-linear", description="which layers get an adapter: all-linear, or a list of names")
-    learning_rate: float | Auto = Field("auto", description="peak learning rate; auto: by model size, about ten times a full fine-tune's")
+    targets: list[str] | Literal["all-linear"] = Field(
+        "all-linear", description="which layers get an adapter: all-linear, or a list of names"
+    )
+    learning_rate: float | Auto = Field(
+        "auto", description="peak learning rate; auto: by model size, about ten times a full fine-tune's"
+    )
     warmup_steps: int | Auto = Field("auto", description="steps of linear warm-up; auto: 3 % of the steps, at least 5")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
-    epochs: int | Auto = Field("auto", description="passes over the data; auto: 4 to 200 rows, 3 to 2,000, 2 to 20,000, then 1")
+    epochs: int | Auto = Field(
+        "auto", description="passes over the data; auto: 4 to 200 rows, 3 to 2,000, 2 to 20,000, then 1"
+    )
     batch_size: int = Field(16, ge=1, description="rows per optimiser step")
-    micro_batch_tokens: int = Field(2048, ge=64, description="tokens laid out at once; memory, not the result, depends on it")
-    max_length: int | Auto = Field("auto", description="rows with more tokens are dropped, with a ledger entry; auto: the base's context")
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the frozen base; auto: the faster one, measured")
-    validations_per_epoch: int = Field(2, ge=1, description="how often the validation loss is measured and a checkpoint saved")
+    micro_batch_tokens: int = Field(
+        1024, ge=64, description="tokens laid out at once; memory, not the result, depends on it"
+    )
+    max_length: int | Auto = Field(
+        "auto", description="rows with more tokens are dropped, with a ledger entry; auto: the base's context"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the frozen base; auto: the faster one, measured"
+    )
+    validations_per_epoch: int = Field(
+        2, ge=1, description="how often the validation loss is measured and a checkpoint saved"
+    )
     patience: int | None = Field(3, description="stop after this many validations without a better loss; null: never")
     seed: int = Field(0, ge=0, description="of the split, the order of the rows and the adapter's start")
     threads: int | Auto = Field("auto", description="processor threads; auto: the cores this process may use")
@@ -53,7 +73,9 @@ def recipe_from(values: dict[str, Any], *, source: str) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         lines = [_explain(problem) for problem in error.errors()]
-        raise InputError(f"{source}: " + "\n".join(lines), "`tunesmith init FILE` writes a recipe with every key.") from error
+        raise InputError(
+            f"{source}: " + "\n".join(lines), "`tunesmith init FILE` writes a recipe with every key."
+        ) from error
 
 
 def load_recipe(path: Path) -> Recipe:

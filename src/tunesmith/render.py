@@ -46,6 +46,7 @@ class _Piece:
     text: str
     trained: bool
     stand_ins: Mapping[str, str]
+    opens: bool = False  # nothing stands before it
 
 
 class Renderer:
@@ -60,7 +61,9 @@ class Renderer:
         self._backend: Any = tokenizer.backend_tokenizer
         self._special = {token.content: token for token in tokenizer.added_tokens_decoder.values() if token.special}
         self._template_options: dict[str, Any] = {}
+        self._ends: tuple[str, ...] = tuple(self._special)  # until the probe has found the template's own
         self.end_of_turn = self._probe()
+        self._ends = tuple({self.end_of_turn, tokenizer.eos_token or self.end_of_turn})
         self.stop_ids = frozenset({int(tokenizer.convert_tokens_to_ids(self.end_of_turn)), *stop_ids} | self._eos())
 
     def render(self, example: Example) -> Rendered:
@@ -91,6 +94,10 @@ class Renderer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids, without control tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a plain text, without anything a template puts around it."""
+        return len(self._backend.encode(text, add_special_tokens=False).ids)
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """Each id's own text; a character split over several tokens shows on the last of them."""
@@ -127,10 +134,10 @@ class Renderer:
                 if message.trained:
                     raise self._refusal(whole, start, message)
                 continue
-            pieces.append(_Piece(whole[position : len(start)], False, stand_ins))
+            pieces.append(_Piece(whole[position : len(start)], False, stand_ins, opens=position == 0))
             pieces.append(_Piece(whole[len(start) : end], message.trained, stand_ins))
             position = end
-        return [*pieces, _Piece(whole[position:], False, stand_ins)]
+        return [*pieces, _Piece(whole[position:], False, stand_ins, opens=position == 0)]
 
     def _answer_end(self, whole: str, start: str, content: str) -> int | None:
         """Where the answer that follows `start` and its end-of-turn token end in `whole`; None when they do not follow.
@@ -143,7 +150,7 @@ class Renderer:
             position = _skip_blank(whole, len(start)) if not answer[:1].isspace() else len(start)
             if whole.startswith(answer, position):
                 stop = _skip_blank(whole, position + len(answer))
-                ends = (stop + len(text) for text in self._special if whole.startswith(text, stop))
+                ends = (stop + len(text) for text in self._ends if whole.startswith(text, stop))
                 return next(ends, None)
         return None
 
@@ -198,7 +205,8 @@ class Renderer:
     def _encode(self, piece: _Piece) -> list[int]:
         """Ids of a piece. Only the template's own control tokens become control tokens; no BOS or EOS is added."""
         if not any(char in piece.text for char in piece.stand_ins.values()):
-            return list(self._backend.encode(piece.text, add_special_tokens=False).ids)
+            backend = self._backend if piece.opens else self._inner_backend
+            return list(backend.encode(piece.text, add_special_tokens=False).ids)
         ids: list[int] = []
         for text, is_control in self._split_controls(piece.text):
             if is_control:
@@ -223,9 +231,16 @@ class Renderer:
             yield part, False
 
     @cached_property
+    def _inner_backend(self) -> Any:
+        """The same tokenizer for text that others precede: sentencepiece-like ones mark only the first word of a text."""
+        text = self._backend.to_str()
+        inner = text.replace('"prepend_scheme":"first"', '"prepend_scheme":"never"')
+        return self._backend if inner == text else type(self._backend).from_str(inner)
+
+    @cached_property
     def _plain_backend(self) -> Any:
-        """The same tokenizer, reading control-token text as ordinary text."""
-        plain = type(self._backend).from_str(self._backend.to_str())
+        """The same tokenizer inside a text, reading control-token text as ordinary text."""
+        plain = type(self._backend).from_str(self._inner_backend.to_str())
         plain.encode_special_tokens = True
         return plain
 

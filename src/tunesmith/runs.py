@@ -88,7 +88,9 @@ class Run:
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise InputError(f"{self.directory} is no run directory: {name} is missing.", "`tunesmith runs` lists runs.") from error
+            raise InputError(
+                f"{self.directory} is no run directory: {name} is missing.", "`tunesmith runs` lists runs."
+            ) from error
         except ValueError as error:
             raise RunError(f"{path} is damaged: {error}.") from error
         return dict(value)

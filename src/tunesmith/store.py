@@ -24,7 +24,9 @@ def home() -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder} cannot be used: {error.strerror}.", "Set TUNESMITH_HOME to a folder you can write.") from error
+        raise InputError(
+            f"{folder} cannot be used: {error.strerror}.", "Set TUNESMITH_HOME to a folder you can write."
+        ) from error
     return folder
 
 
@@ -32,7 +34,9 @@ def record_run(run_id: str, directory: Path, *, created: str, base: str) -> None
     """Put a run on the list; the same id again replaces its entry."""
     with _transaction() as (connection, table):
         connection.execute(table.delete().where(table.c.id == run_id))
-        connection.execute(table.insert().values(id=run_id, directory=str(directory.resolve()), created=created, base=base))
+        connection.execute(
+            table.insert().values(id=run_id, directory=str(directory.resolve()), created=created, base=base)
+        )
 
 
 def list_runs() -> list[dict[str, Any]]:
@@ -63,6 +67,8 @@ def _transaction() -> Iterator[tuple[Connection, Table]]:
         with engine.begin() as connection:
             yield connection, runs
     except SQLAlchemyError as error:
-        raise InputError(f"The database {engine.url!r} cannot be used: {error}.", "Check TUNESMITH_DATABASE.") from error
+        raise InputError(
+            f"The database {engine.url!r} cannot be used: {error}.", "Check TUNESMITH_DATABASE."
+        ) from error
     finally:
         engine.dispose()

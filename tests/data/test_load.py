@@ -125,6 +125,11 @@ def test_a_bad_line_gives_its_issue_with_line_and_column(tmp_path: Path, kind: s
     assert [found.line for found in loaded.examples] == [1, 4]
 
 
+def test_noise_is_not_taken_for_a_table(tmp_path: Path) -> None:
+    loaded = load(write(tmp_path, b"\x9f\x01,\xd3;\n\xff\n"))
+    assert [(problem.issue, problem.line) for problem in loaded.problems] == [("invalid_utf8", 1), ("invalid_utf8", 2)]
+
+
 def test_all_problems_of_a_row_are_listed_in_order(tmp_path: Path) -> None:
     bad = b'{"messages":[{"role":"bot","content":"a"},{"role":"bot","content":"b"},{"role":"user","content":null}]}'
     problems = load(write(tmp_path, bad)).problems

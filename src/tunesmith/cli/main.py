@@ -68,7 +68,9 @@ def _print_error(error: TunesmithError) -> None:
     if error.todo:
         typer.echo(error.todo, err=True)
     if "--json" in sys.argv:
-        document: dict[str, object] = {"error": {"message": error.message, "todo": error.todo, "exit_code": error.exit_code}}
+        document: dict[str, object] = {
+            "error": {"message": error.message, "todo": error.todo, "exit_code": error.exit_code}
+        }
         if isinstance(error, DataError):
             document["problems"] = [problem.as_dict() for problem in error.problems]
             document["total"] = error.total

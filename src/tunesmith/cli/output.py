@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+LOG_WIDTH = 120  # of tables in a file or pipe
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; text goes to stderr.")]
 
 
@@ -27,6 +28,8 @@ class Output:
 
         self.as_json = as_json
         self.console: Console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+        if not self.console.is_terminal:
+            self.console.width = LOG_WIDTH
 
     def say(self, text: str = "", style: str | None = None) -> None:
         """Print one line or block. `text` is plain: brackets in it are never read as markup."""
@@ -36,7 +39,7 @@ class Output:
         self.console.print()
         self.console.print(text, style="bold", markup=False)
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
         from rich.table import Table
         from rich.text import Text
 
@@ -48,7 +51,14 @@ class Output:
     @contextmanager
     def progress(self, *extra_columns: str) -> Iterator[Progress]:
         """A rich progress display; `extra_columns` are rich format strings such as '{task.fields[loss]:.3f}'."""
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         columns = [
             TextColumn("{task.description}"),

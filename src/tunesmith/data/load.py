@@ -114,7 +114,7 @@ def _near_names(path: Path) -> str:
         names = [entry.name for entry in path.parent.iterdir()]
     except OSError:
         return "Check the path; its directory does not exist either."
-    near = difflib.get_close_matches(path.name, names, n=1)
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)
     return f"Did you mean {path.parent / near[0]}?" if near else "Check the path."
 
 

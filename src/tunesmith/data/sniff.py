@@ -86,7 +86,13 @@ def _layout_fault(first: str, second: str, *, line: int) -> Fault | None:
     if stripped[0] == "{" and goes_on and second and second[0] != "{":
         todo = "Write one object per line: jq -c . FILE > OUT."
         return Fault("broken_json", "an object is spread over several lines (pretty-printed).", todo, column, line)
-    if stripped[0] not in "{['/#" and any(mark in stripped for mark in ",;\t") and not second.startswith("{"):
+    is_text = all(char.isprintable() or char == "\t" for char in stripped) and "\ufffd" not in stripped
+    if (
+        is_text
+        and stripped[0] not in "{['/#"
+        and any(mark in stripped for mark in ",;\t")
+        and not second.startswith("{")
+    ):
         todo = "Write one JSON object per line, with 'prompt' and 'completion', or 'messages'."
         return Fault("not_jsonl", "this looks like a table (CSV), not JSONL.", todo, column, line)
     return None

@@ -36,31 +36,32 @@ def draw_bars(bars: Sequence[Bar]) -> Markup:
     for percent in range(0, 101, 20):
         x = PLOT_RIGHT * percent / 100 + 1
         anchor = "start" if percent == 0 else "middle"
-        parts.append(_line(x, 8, x, bottom, "grid"))
-        parts.append(_text(f"{percent} %", x, bottom + 18, "tick", anchor=anchor))
+        parts.append(_line((x, 8), (x, bottom), kind="grid"))
+        parts.append(_text(f"{percent} %", (x, bottom + 18), kind="tick", anchor=anchor))
     for number, bar in enumerate(bars):
         parts.append(_bar(bar, 8 + BAR_STEP * number))
     for bar in bars:
         if bar.kind == "floor":
             x = 1 + PLOT_RIGHT * bar.mean
-            parts.append(_line(x, 8, x, bottom, "floor-line"))
-    return _svg(parts, bottom + 26, "Scores of the contenders with 95 % intervals")
+            parts.append(_line((x, 8), (x, bottom), kind="floor-line"))
+    return _svg(parts, height=bottom + 26, title="Scores of the contenders with 95 % intervals")
 
 
 def _bar(bar: Bar, top: float) -> Markup:
     y, height = top + 24, 18
     x, low, high = (1 + PLOT_RIGHT * share for share in (bar.mean, bar.low, bar.high))
+    middle = y + height / 2
+    ends = [((end, y + 4), (end, y + height - 4)) for end in (low, high)]
+    whisker = [((low, middle), (high, middle)), *ends]
     label = bar.label + (", the floor to beat" if bar.kind == "floor" else "")
     parts = [
-        _text(label, 1, top + 17, "name"),
+        _text(label, (1, top + 17), kind="name"),
         Markup('<rect x="1" y="{}" width="{}" height="{}" rx="2" class="bar {}"/>').format(
             y, _n(x - 1), height, bar.kind
         ),
-        _line(low, y + height / 2, high, y + height / 2, "whisker"),
-        _line(low, y + 4, low, y + height - 4, "whisker"),
-        _line(high, y + 4, high, y + height - 4, "whisker"),
-        _text(f"{100 * bar.mean:.1f} %", 748, y + 14, "value", anchor="end"),
-        _text(f"{100 * bar.low:.1f} to {100 * bar.high:.1f}", 764, y + 14, "tick"),
+        *(_line(start, end, kind=kind) for kind in ("halo", "whisker") for start, end in whisker),
+        _text(f"{100 * bar.mean:.1f} %", (748, y + 14), kind="value", anchor="end"),
+        _text(f"{100 * bar.low:.1f} to {100 * bar.high:.1f}", (764, y + 14), kind="tick"),
     ]
     return Markup("").join(parts)
 
@@ -82,8 +83,8 @@ def draw_losses(training: Sequence[Point], validation: Sequence[Point]) -> Marku
         _axes(
             y_ticks,
             [tick for tick in nice_ticks(first, last, whole=True) if first <= tick <= last],
-            place,
-            (left, right, bottom),
+            place=place,
+            box=(left, right, bottom),
         )
     ]
     if training:
@@ -95,37 +96,41 @@ def draw_losses(training: Sequence[Point], validation: Sequence[Point]) -> Marku
         for (x, y), (step, loss) in zip(placed, validation, strict=True):
             dot = '<circle cx="{}" cy="{}" r="4" class="validation"><title>step {}: {}</title></circle>'
             parts.append(Markup(dot).format(_n(x), _n(y), f"{step:g}", f"{loss:.4f}"))
-    parts.append(_legend(bool(training), bool(validation), left))
-    return _svg(parts, bottom + 46, "Training and validation loss over steps")
+    parts.append(_legend(has_training=bool(training), has_validation=bool(validation), x=left))
+    return _svg(parts, height=bottom + 46, title="Training and validation loss over steps")
 
 
 def _axes(
-    y_ticks: Sequence[float], x_ticks: Sequence[float], place: Callable[[Point], Point], box: tuple[float, float, float]
+    y_ticks: Sequence[float],
+    x_ticks: Sequence[float],
+    *,
+    place: Callable[[Point], Point],
+    box: tuple[float, float, float],
 ) -> Markup:
     left, right, bottom = box
     parts = []
     for tick in y_ticks:
         y = place((x_ticks[0] if x_ticks else 0.0, tick))[1]
-        parts.append(_line(left, y, right, y, "axis" if tick == 0 else "grid"))
-        parts.append(_text(f"{tick:g}", left - 8, y + 4, "tick", anchor="end"))
+        parts.append(_line((left, y), (right, y), kind="axis" if tick == 0 else "grid"))
+        parts.append(_text(f"{tick:g}", (left - 8, y + 4), kind="tick", anchor="end"))
     for tick in x_ticks:
         x = place((tick, 0.0))[0]
-        parts.append(_line(x, bottom, x, bottom + 5, "axis"))
-        parts.append(_text(f"{tick:,.0f}", x, bottom + 20, "tick", anchor="end" if x > right - 12 else "middle"))
-    parts.append(_text("step", (left + right) / 2, bottom + 40, "tick", anchor="middle"))
-    parts.append(_text("loss", left - 8, 28, "tick", anchor="end"))
+        parts.append(_line((x, bottom), (x, bottom + 5), kind="axis"))
+        parts.append(_text(f"{tick:,.0f}", (x, bottom + 20), kind="tick", anchor="end" if x > right - 12 else "middle"))
+    parts.append(_text("step", ((left + right) / 2, bottom + 40), kind="tick", anchor="middle"))
+    parts.append(_text("loss", (left - 8, 28), kind="tick", anchor="end"))
     return Markup("").join(parts)
 
 
-def _legend(has_training: bool, has_validation: bool, x: float) -> Markup:
+def _legend(*, has_training: bool, has_validation: bool, x: float) -> Markup:
     entries = [("raw", "training, each step"), ("smoothed", "training, smoothed")] if has_training else []
     entries += [("validation", "validation")] if has_validation else []
     parts = []
     for kind, words in entries:
-        parts.append(_line(x, 16, x + 26, 16, kind))
+        parts.append(_line((x, 16), (x + 26, 16), kind=kind))
         if kind == "validation":
             parts.append(Markup('<circle cx="{}" cy="16" r="4" class="validation"/>').format(_n(x + 13)))
-        parts.append(_text(words, x + 34, 20, "tick"))
+        parts.append(_text(words, (x + 34, 20), kind="tick"))
         x += 34 + 7.2 * len(words) + 24
     return Markup("").join(parts)
 
@@ -161,13 +166,14 @@ def thin(points: Sequence[Point], most: int) -> list[Point]:
     return kept if kept[-1] == points[-1] else [*kept, points[-1]]
 
 
-def _svg(parts: Sequence[Markup], height: float, title: str) -> Markup:
+def _svg(parts: Sequence[Markup], *, height: float, title: str) -> Markup:
     head = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, _n(height), title)
     return head + Markup("\n").join(parts) + Markup("</svg>")
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
-    return Markup('<line x1="{}" y1="{}" x2="{}" y2="{}" class="{}"/>').format(_n(x1), _n(y1), _n(x2), _n(y2), kind)
+def _line(start: Point, end: Point, *, kind: str) -> Markup:
+    places = [_n(value) for value in (*start, *end)]
+    return Markup('<line x1="{}" y1="{}" x2="{}" y2="{}" class="{}"/>').format(*places, kind)
 
 
 def _path(points: Sequence[Point], kind: str) -> Markup:
@@ -175,9 +181,10 @@ def _path(points: Sequence[Point], kind: str) -> Markup:
     return Markup('<path d="{}" class="{}"/>').format(line, kind)
 
 
-def _text(words: str, x: float, y: float, kind: str, *, anchor: str = "start") -> Markup:
+def _text(words: str, at: Point, *, kind: str, anchor: str = "start") -> Markup:
+    place = (_n(at[0]), _n(at[1]))
     return Markup('<text x="{}" y="{}" class="{}" text-anchor="{}">{}</text>').format(
-        _n(x), _n(y), kind, anchor, escape(words)
+        *place, kind, anchor, escape(words)
     )
 
 

@@ -13,7 +13,7 @@ FEW = 3  # rows of the rarer direction that are shown if there are any
 REPLY_SHOWN = 60
 
 
-def telling_rows(before: Sequence[float], after: Sequence[float], expected: Sequence[str], *, limit: int) -> list[int]:
+def telling_rows(before: Sequence[float], after: Sequence[float], *, expected: Sequence[str], limit: int) -> list[int]:
     """Row indices where the two scores differ: gains first, then losses, in proportion but at least three of each side.
 
     Within a side: larger differences first, then one row for each distinct expected answer before a second of any.
@@ -29,23 +29,22 @@ def telling_rows(before: Sequence[float], after: Sequence[float], expected: Sequ
         most = min(len(losses), limit - min(FEW, len(gains), limit // 2))
         num_losses = min(max(share, fewest), most)
 
-    def order(rows: list[int]) -> list[int]:
-        return _varied(sorted(rows, key=lambda row: -abs(after[row] - before[row])), before, after, expected)
+    gaps = [abs(second - first) for first, second in zip(before, after, strict=True)]
+    shown_gains = _varied(gains, gaps=gaps, expected=expected)[: limit - num_losses]
+    return shown_gains + _varied(losses, gaps=gaps, expected=expected)[:num_losses]
 
-    return order(gains)[: limit - num_losses] + order(losses)[:num_losses]
 
-
-def _varied(rows: list[int], before: Sequence[float], after: Sequence[float], expected: Sequence[str]) -> list[int]:
+def _varied(rows: list[int], *, gaps: Sequence[float], expected: Sequence[str]) -> list[int]:
     seen: Counter[str] = Counter()
     keyed = []
-    for row in rows:
-        keyed.append((-abs(after[row] - before[row]), seen[expected[row]], row))
+    for row in sorted(rows, key=lambda row: -gaps[row]):
+        keyed.append((-gaps[row], seen[expected[row]], row))
         seen[expected[row]] += 1
     return [row for _, _, row in sorted(keyed)]
 
 
 def count_confusions(
-    expected: Sequence[str], replied: Sequence[str], labels: Collection[str]
+    expected: Sequence[str], replied: Sequence[str], *, labels: Collection[str]
 ) -> list[dict[str, object]]:
     """`[{"expected", "replied", "count"}]` of wrong rows, most first; a reply that is no label is shortened."""
     pairs = Counter(

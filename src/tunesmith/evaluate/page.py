@@ -139,12 +139,12 @@ def confusion_matrix(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
     if len(labels) < 2:
         return None
     counts = {(row["expected"], row["replied"]): row["count"] for row in confusions}
-    rows = [_matrix_row(label, labels, counts, totals[label]) for label in labels]
+    rows = [_matrix_row(label, labels, counts=counts, total=totals[label]) for label in labels]
     return {"labels": labels, "rows": rows, "of": len(totals)}
 
 
 def _matrix_row(
-    label: str, labels: Sequence[str], counts: Mapping[tuple[str, str], int], total: Mapping[str, Any]
+    label: str, labels: Sequence[str], *, counts: Mapping[tuple[str, str], int], total: Mapping[str, Any]
 ) -> dict[str, Any]:
     cells = [
         (total["correct"] if other == label else counts.get((label, other), 0), other == label) for other in labels
@@ -217,7 +217,8 @@ def percent(share: float) -> str:
 
 
 def points(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")
+    rounded = round(100 * share, 1)
+    return f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"
 
 
 def number(value: float) -> str:

@@ -22,7 +22,9 @@ REPLY_SHOWN = 700  # characters of a text on the page; report.json has all of it
 def write_report(report: Mapping[str, Any], directory: str | Path) -> Path:
     """Write `report.json` and `report.html` under `directory` and return the path of the HTML file.
 
-    `report` is the dict described in docs/report.md; every key may be missing. NaN and infinity become null.
+    Keys of `report`, any of which may be missing: title, created, tunesmith_version, machine, dataset, run, evaluation
+    (`Evaluation.as_dict()`), main_scorer, floor, labels (contender -> the name shown), verdict, served, commands.
+    NaN and infinity become null.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)

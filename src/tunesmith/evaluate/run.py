@@ -80,14 +80,20 @@ class Evaluation:
     def interval(self, contender: str, scorer: str) -> Interval:
         return mean_interval(self.of(contender).values(scorer))
 
-    def difference(self, a: str, b: str, scorer: str) -> Difference:
+    def difference(self, a: str, b: str, *, scorer: str) -> Difference:
         """b minus a over the same rows."""
         return paired_difference(self.of(a).values(scorer), self.of(b).values(scorer))
+
+    def with_answers(self, later: Evaluation) -> Evaluation:
+        """This evaluation with the contenders of a later one on the same rows after its own."""
+        if (self.examples, self.scorers) != (later.examples, later.scorers):
+            raise InputError("The two evaluations are of other rows or scorers.", "Measure them on the same ones.")
+        return Evaluation(self.examples, (*self.answers, *later.answers), self.scorers, self.labels)
 
     def differences(self) -> list[dict[str, Any]]:
         """Every pair of contenders in their order (b after a), by every scorer."""
         return [
-            {"a": a.name, "b": b.name, "scorer": scorer, **asdict(self.difference(a.name, b.name, scorer))}
+            {"a": a.name, "b": b.name, "scorer": scorer, **asdict(self.difference(a.name, b.name, scorer=scorer))}
             for a, b in combinations(self.answers, 2)
             for scorer in self.scorers
         ]
@@ -98,7 +104,7 @@ class Evaluation:
             return []
         main = self.scorers[0]
         first, last = self.answers[0].values(main), self.answers[-1].values(main)
-        rows = telling_rows(first, last, [example.answer for example in self.examples], limit=limit)
+        rows = telling_rows(first, last, expected=[example.answer for example in self.examples], limit=limit)
         return [
             {
                 "row": row + 1,
@@ -112,7 +118,7 @@ class Evaluation:
 
     def confusions(self) -> list[dict[str, object]]:
         """Wrong label pairs of the last contender, most frequent first; empty when the answers are not labels."""
-        return count_confusions(*self._last_labels(), self.labels) if self.labels else []
+        return count_confusions(*self._last_labels(), labels=self.labels) if self.labels else []
 
     def worst_labels(self) -> list[dict[str, object]]:
         """Rows and correct rows of each label for the last contender, worst first; empty when there are no labels."""
@@ -177,7 +183,7 @@ def evaluate(
     Raises InputError before any contender is asked when there is nothing to ask, two contenders share a name, or a
     scorer cannot be used on a row; RunError when a contender gives the wrong number of replies.
     """
-    _check(examples, contenders, scorers)
+    _check(examples, contenders, scorers=scorers)
     prompts = [example.prompt for example in examples]
     answers = []
     for contender in contenders:
@@ -205,7 +211,7 @@ def prompt_text(example: Example) -> str:
     return "\n".join(f"{message.role}: {message.content}" for message in turns)
 
 
-def _check(examples: Sequence[Example], contenders: Sequence[Contender], scorers: Mapping[str, Scorer]) -> None:
+def _check(examples: Sequence[Example], contenders: Sequence[Contender], *, scorers: Mapping[str, Scorer]) -> None:
     if not examples:
         raise InputError("There is no row to evaluate.", "Give a file with at least one example.")
     if not contenders:

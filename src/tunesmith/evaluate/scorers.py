@@ -90,7 +90,7 @@ def _quote(text: str) -> str:
     return repr(flat if len(flat) <= SHOWN else flat[: SHOWN - 1] + "…")
 
 
-def _match(ok: bool, expected: str, text: str, *, how: str) -> Score:
+def _match(ok: bool, *, expected: str, text: str, how: str) -> Score:
     if ok:
         return Score(1.0, f"the reply {how}")
     return Score(0.0, f"expected {_quote(expected)}, the reply is {_quote(text)}")
@@ -99,7 +99,10 @@ def _match(ok: bool, expected: str, text: str, *, how: str) -> Score:
 def _exact(argument: str, labels: Sequence[str]) -> Scorer:
     def score(example: Example, reply: Reply) -> Score:
         return _match(
-            reply.text.strip() == example.answer.strip(), example.answer, reply.text, how="equals the expected answer"
+            reply.text.strip() == example.answer.strip(),
+            expected=example.answer,
+            text=reply.text,
+            how="equals the expected answer",
         )
 
     return score
@@ -110,7 +113,7 @@ def _normalised(argument: str, labels: Sequence[str]) -> Scorer:
         wanted, got = normalise(example.answer), normalise(reply.text)
         # Two texts of punctuation only both become "": compare them as they are.
         same = wanted == got if wanted or got else example.answer.strip() == reply.text.strip()
-        return _match(same, example.answer, reply.text, how="equals the expected answer once normalised")
+        return _match(same, expected=example.answer, text=reply.text, how="equals the expected answer once normalised")
 
     return score
 

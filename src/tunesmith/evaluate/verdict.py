@@ -7,6 +7,7 @@ Called by cli.evaluate and cli.train.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.evaluate.run import Evaluation
@@ -26,6 +27,21 @@ WORDS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The two contenders that are judged, and by what."""
+
+    evaluation: Evaluation
+    baseline: str
+    tuned: str
+    scorer: str
+
+    def percents(self, scorer: str) -> tuple[str, str]:
+        """The means of the fine-tune and of the baseline, in words."""
+        means = [self.evaluation.interval(name, scorer).mean for name in (self.tuned, self.baseline)]
+        return _percent(means[0]), _percent(means[1])
+
+
 def verdict(
     evaluation: Evaluation, *, baseline: str, tuned: str, scorer: str, floor: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -34,18 +50,19 @@ def verdict(
     `floor` is `{"name", "mean", "low", "high", "note"}` (0..1), measured on the same rows.
     Raises InputError when `baseline` or `tuned` is not in the evaluation.
     """
-    difference = evaluation.difference(baseline, tuned, scorer)
+    pair = Pair(evaluation, baseline, tuned, scorer)
+    difference = evaluation.difference(baseline, tuned, scorer=scorer)
     sentences = [
-        *_power_sentence(evaluation, difference),
-        *_format_sentence(evaluation, baseline, tuned, scorer),
-        *_cut_sentence(evaluation, tuned),
-        *(_floor_sentence(evaluation, tuned, scorer, floor) if floor else []),
+        *_power_sentence(pair, difference),
+        *_format_sentence(pair),
+        *_cut_sentence(pair),
+        *(_floor_sentence(pair, floor) if floor else []),
     ]
     if evaluation.rows < FEW_ROWS:
         sentences.append(
             f"With only {evaluation.rows} rows, one row moves the result by {100 / evaluation.rows:.1f} points."
         )
-    return {"headline": _headline(evaluation, baseline, tuned, scorer, difference), "sentences": sentences}
+    return {"headline": _headline(pair, difference), "sentences": sentences}
 
 
 def contender_words(name: str) -> str:
@@ -55,10 +72,10 @@ def contender_words(name: str) -> str:
     return name
 
 
-def _headline(evaluation: Evaluation, baseline: str, tuned: str, scorer: str, difference: Difference) -> str:
-    after = f"{_percent(evaluation.interval(tuned, scorer).mean)} {_scorer_words(scorer)}"
-    before = f"{_percent(evaluation.interval(baseline, scorer).mean)} for {contender_words(baseline)}"
-    rows = f"on {evaluation.rows} held-out row{'s' if evaluation.rows != 1 else ''}"
+def _headline(pair: Pair, difference: Difference) -> str:
+    after, before = pair.percents(pair.scorer)
+    after, before = f"{after} {_scorer_words(pair.scorer)}", f"{before} for {contender_words(pair.baseline)}"
+    rows = f"on {pair.evaluation.rows} held-out row{'s' if pair.evaluation.rows != 1 else ''}"
     if difference.wins + difference.losses == 0:
         return f"No difference can be seen: {after} against {before}, the same score on every row, {rows}."
     interval = f"95 % interval {100 * difference.low:.1f} to {100 * difference.high:.1f}"
@@ -72,50 +89,51 @@ def _outcome(difference: Difference) -> str:
     return "The fine-tune helped" if difference.difference > 0 else "The fine-tune hurt"
 
 
-def _power_sentence(evaluation: Evaluation, difference: Difference) -> list[str]:
+def _power_sentence(pair: Pair, difference: Difference) -> list[str]:
     """What an absent difference means: the size that these rows would have shown."""
-    differing = difference.wins + difference.losses
+    differing, rows = difference.wins + difference.losses, pair.evaluation.rows
     if difference.p < SIGNIFICANT or differing == 0 or difference.test != "McNemar exact":
         return []
-    smallest = minimum_detectable_difference(evaluation.rows, differing / evaluation.rows)
-    seen = f"The two differ on {differing} of {evaluation.rows} rows"
+    smallest = minimum_detectable_difference(rows, differing / rows)
+    seen = f"The two differ on {differing} of {rows} rows"
     if smallest is None:
         return [f"{seen}: too few to show a difference of any size; measure more rows."]
     return [f"{seen}; a true difference below {100 * smallest:.1f} points would be missed more than one time in five."]
 
 
-def _format_sentence(evaluation: Evaluation, baseline: str, tuned: str, scorer: str) -> list[str]:
-    for name in ("label", "json_valid"):
-        if name in evaluation.scorers and name != scorer:
-            after, before = (_percent(evaluation.interval(contender, name).mean) for contender in (tuned, baseline))
-            kind = "one of the labels" if name == "label" else "a valid JSON object"
-            return [f"{after} of the fine-tune's replies are {kind}, against {before} for {contender_words(baseline)}."]
+def _format_sentence(pair: Pair) -> list[str]:
+    for name, kind in (("label", "one of the labels"), ("json_valid", "a valid JSON object")):
+        if name in pair.evaluation.scorers and name != pair.scorer:
+            after, before = pair.percents(name)
+            return [
+                f"{after} of the fine-tune's replies are {kind}, against {before} for {contender_words(pair.baseline)}."
+            ]
     return []
 
 
-def _cut_sentence(evaluation: Evaluation, tuned: str) -> list[str]:
-    cut = sum(not reply.stopped for reply in evaluation.of(tuned).replies)
+def _cut_sentence(pair: Pair) -> list[str]:
+    cut = sum(not reply.stopped for reply in pair.evaluation.of(pair.tuned).replies)
     if not cut:
         return []
-    return [f"{cut} of the fine-tune's {evaluation.rows} replies did not end by themselves (length limit)."]
+    return [f"{cut} of the fine-tune's {pair.evaluation.rows} replies did not end by themselves (length limit)."]
 
 
-def _floor_sentence(evaluation: Evaluation, tuned: str, scorer: str, floor: Mapping[str, Any]) -> list[str]:
+def _floor_sentence(pair: Pair, floor: Mapping[str, Any]) -> list[str]:
     """Paired when the floor is a contender of this evaluation, else by its interval."""
     named = f"A {_floor_name(str(floor['name']))} floor (no language model) reached {_percent(floor['mean'])}"
-    ours = evaluation.interval(tuned, scorer)
-    if floor["name"] in evaluation.replies:
-        gap = evaluation.difference(str(floor["name"]), tuned, scorer)
+    ours = pair.evaluation.interval(pair.tuned, pair.scorer)
+    if floor["name"] in pair.evaluation.replies:
+        gap = pair.evaluation.difference(str(floor["name"]), pair.tuned, scorer=pair.scorer)
         unclear, evidence = gap.p >= SIGNIFICANT, f"{gap.test} {p_words(gap.p)}"
     else:
         unclear = floor["low"] <= ours.high and ours.low <= floor["high"]
         evidence = "the intervals overlap" if unclear else "the intervals do not overlap"
+    above_points = 100 * (ours.mean - floor["mean"])
     if unclear:
         return [f"{named}: these rows do not settle which of it and the fine-tune is better ({evidence})."]
-    if floor["mean"] > ours.mean:
-        gap_points = 100 * (floor["mean"] - ours.mean)
-        return [f"{named}: on this task it beats the fine-tune by {gap_points:.1f} points ({evidence})."]
-    return [f"{named}: the fine-tune is above it by {100 * (ours.mean - floor['mean']):.1f} points ({evidence})."]
+    if above_points < 0:
+        return [f"{named}: on this task it beats the fine-tune by {-above_points:.1f} points ({evidence})."]
+    return [f"{named}: the fine-tune is above it by {above_points:.1f} points ({evidence})."]
 
 
 def _floor_name(name: str) -> str:

@@ -1,0 +1,93 @@
+"""After training, in a fresh process: does the saved adapter do what the trainer says?
+
+Not here: any state of the trainer; only the run directory is read. `prove` starts the process, `main` is the process.
+Checks: the files are whole and finite, the adapter changes the base's answers, the validation loss comes out again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import RunError
+from tunesmith.runs import Run
+
+TOLERANCE_NATS = {"torch.float32": 1e-4}  # else the next
+TOLERANCE_LOW_PRECISION_NATS = 5e-2
+PROOF_FILE = "proof.json"
+
+
+def prove(run: Run) -> list[dict[str, Any]]:
+    """Run the checks in a fresh process and return them. Raises RunError naming the first that failed."""
+    command = [sys.executable, "-m", "tunesmith.train.prove", str(run.directory)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ.copy())
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
+        raise RunError(f"The saved adapter could not be checked in a fresh process: {last[0]}", f"See {run.directory}.")
+    checks: list[dict[str, Any]] = run.read_json(PROOF_FILE)["checks"]
+    for check in checks:
+        if not check["passed"]:
+            raise RunError(
+                f"The saved adapter failed a check: {check['check']}: {check['result']}.", "It must not be used."
+            )
+    return checks
+
+
+def main(directory: str) -> None:
+    """The fresh process: load base and adapter from disk, check, write proof.json."""
+    import torch
+
+    from tunesmith.model import load_adapter, load_base
+
+    run = Run(Path(directory))
+    claim = run.read_json("claim.json")
+    torch.set_num_threads(claim["threads"])
+    base = load_base(claim["base"], precision=claim["precision"])
+    rows = _rows(run, base, claim["max_length"])
+    options = {"micro_batch_tokens": claim["micro_batch_tokens"], "share": claim["share"]}
+    from tunesmith.train.loop import mean_nll
+
+    base_loss = mean_nll(base.model, rows, **options)
+    model = load_adapter(base, run.adapter_dir)
+    finite = all(bool(torch.isfinite(value).all()) for name, value in model.named_parameters() if "lora_" in name)
+    loss = mean_nll(model, rows, **options)
+    tolerance = TOLERANCE_NATS.get(str(base.model.dtype), TOLERANCE_LOW_PRECISION_NATS)
+    changed = abs(base_loss - loss)
+    again = abs(loss - claim["validation_loss"])
+    checks = [
+        _check("base is the one it was trained on", f"sha256 {base.sha256[:16]}", base.sha256 == claim["base_sha256"]),
+        _check("every adapter weight is finite", "yes" if finite else "no", finite),
+        _check(
+            "adapter changes the model",
+            f"validation loss {base_loss:.4f} without it, {loss:.4f} with it",
+            changed > tolerance,
+        ),
+        _check(
+            "validation loss comes out again",
+            f"{loss:.6f} in a fresh process, {claim['validation_loss']:.6f} in the trainer",
+            again <= tolerance,
+        ),
+    ]
+    run.write_json(PROOF_FILE, {"checks": checks})
+
+
+def _rows(run: Run, base: Any, max_length: int) -> list[Any]:
+    from tunesmith.chat import parse_row
+    from tunesmith.train.rows import render_rows
+
+    lines = (run.directory / "validation.jsonl").read_text(encoding="utf-8").split("\n")
+    examples = [parse_row(json.loads(line))[0] for line in lines if line]
+    rows, _drops = render_rows([example for example in examples if example], base.renderer, max_length=max_length)
+    return rows
+
+
+def _check(name: str, result: str, passed: bool) -> dict[str, Any]:
+    return {"check": name, "result": result, "passed": passed}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

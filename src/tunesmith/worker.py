@@ -1,0 +1,160 @@
+"""One training process: from a recipe and its data file to a finished run; joins the ledgers of data and train.
+
+Not here: the terminal (cli) or the queue (jobs). The same recipe and data again go on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tunesmith import runs, store
+from tunesmith.data.dataset import Dataset, split_dataset, write_loaded
+from tunesmith.data.ledger import LedgerRow, check_conservation
+from tunesmith.data.load import load_examples
+from tunesmith.errors import InputError
+from tunesmith.model import Base, load_base
+from tunesmith.recipe import Recipe
+from tunesmith.runs import Run
+from tunesmith.train.loop import Interrupted, Watch
+from tunesmith.train.rows import Drop
+from tunesmith.train.run import Plan, plan, train
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Everything ready to train: the run directory, the base in memory, the datasets and the plan."""
+
+    run: Run
+    base: Base
+    recipe: Recipe
+    training: Dataset
+    validation: Dataset
+    plan: Plan
+    ledger: tuple[LedgerRow, ...]
+    resumed: bool
+
+
+def prepare(recipe: Recipe, out: Path | None, *, say: Say, base: Base | None = None) -> Job:
+    """Read and split the data, load the base, plan, and make (or find again) the run directory.
+
+    All of the user's mistakes show here, before anything is written to `out`.
+    """
+    data = Path(recipe.data)
+    loaded = load_examples(data)
+    whole = write_loaded(store.home() / "datasets", loaded)
+    if recipe.validation:
+        training = whole
+        validation = write_loaded(store.home() / "datasets", load_examples(Path(recipe.validation)))
+    else:
+        training, validation = split_dataset(
+            store.home() / "datasets", whole, fraction=recipe.validation_fraction, seed=recipe.seed
+        )
+    values = recipe.model_dump()
+    fingerprint = hashlib.sha256(json.dumps([values, training.id, validation.id]).encode()).hexdigest()
+    found = _unfinished(out, fingerprint)
+    base = base or load_base(recipe.base, precision=recipe.precision, say=say)
+    planned = plan(base, recipe, examples=training.examples, validation=validation.examples)
+    ledger = _join_ledger(training, validation, planned, own_validation=recipe.validation is None)
+    check_conservation(ledger, training.source.lines)
+    run = found or runs.create_run(out, recipe=values)
+    facts = {"fingerprint": fingerprint, "dataset": training.id, "validation_dataset": validation.id}
+    run.write_json("run.json", run.read_json("run.json") | facts)
+    run.write_lines("ledger.jsonl", (row.as_dict() for row in ledger))
+    run.write_lines("validation.jsonl", (json.loads(example.to_json()) for example in validation.examples))
+    return Job(run, base, recipe, training, validation, planned, tuple(ledger), found is not None)
+
+
+def execute(job: Job, *, watch: Watch, say: Say) -> dict[str, Any]:
+    """Train the job. Ctrl-C and SIGTERM save a checkpoint after the step in progress, then raise Interrupted."""
+    with _locked(job.run), _stop_on_signals() as stop_asked:
+        return train(job.run, job.base, plan=job.plan, watch=watch, say=say, stop_asked=stop_asked)
+
+
+def _unfinished(out: Path | None, fingerprint: str) -> Run | None:
+    """The run to go on with: at `out`, or the newest on the list that was cut off with this very recipe and data."""
+    if out is not None:
+        if not runs.is_run(out):
+            return None
+        run = Run(out)
+        state = run.status["state"]
+        if state == "finished":
+            raise InputError(f"{out} holds a finished run.", "Choose another --out, or remove it to train again.")
+        if run.read_json("run.json").get("fingerprint") != fingerprint:
+            raise InputError(f"{out} holds a run of another recipe or other data.", "Choose another --out.")
+        return run
+    for row in store.list_runs():
+        run = Run(Path(row["directory"]))
+        if not runs.is_run(run.directory):
+            continue
+        same = run.read_json("run.json").get("fingerprint") == fingerprint
+        if same and run.status["state"] in ("running", "interrupted", "proving") and not _is_locked(run):
+            return run
+    return None
+
+
+def _join_ledger(training: Dataset, validation: Dataset, planned: Plan, *, own_validation: bool) -> list[LedgerRow]:
+    """The training file's ledger, with the rows that rendering dropped."""
+    dropped = _reasons(training, planned.drops)
+    if own_validation:
+        dropped |= _reasons(validation, planned.validation_drops)
+    return [
+        replace(row, status="dropped", reason=dropped[row.line]) if row.line in dropped else row
+        for row in training.ledger
+    ]
+
+
+def _reasons(dataset: Dataset, drops: Sequence[Drop]) -> dict[int, str]:
+    return {dataset.rows[drop.index].line: drop.reason for drop in drops}
+
+
+@contextlib.contextmanager
+def _stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGINT or SIGTERM into a question the loop asks; a second SIGINT interrupts at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: object) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    except Interrupted as stop:
+        stop.args = (asked[0],)
+        raise
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _locked(run: Run) -> Iterator[None]:
+    """Only one process trains a run. The lock goes with the process, however it ends."""
+    import fcntl
+
+    with (run.directory / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(
+                f"Another process is training {run.directory}.", "Wait for it, or choose another --out."
+            ) from error
+        yield
+
+
+def _is_locked(run: Run) -> bool:
+    try:
+        with _locked(run):
+            return False
+    except InputError:
+        return True

@@ -1,0 +1,58 @@
+"""Two adapters with an effect on the tiny base, the three models served over HTTP, and OpenAI's own client for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from tunesmith.serve.models import ServedModels
+
+
+@pytest.fixture(scope="session")
+def make_adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`make_adapter(seed)` saves an adapter of the tiny base; `scale` 0 leaves it without effect."""
+
+    def make(seed: int, *, scale: float = 0.3, rank: int = 4) -> Path:
+        import torch
+
+        from tunesmith.model import attach_lora, load_base, save_adapter
+
+        base = load_base(str(tiny_base), precision="float32")
+        torch.manual_seed(seed)
+        model = attach_lora(base, rank=rank, alpha=2.0 * rank, dropout=0.1, targets="all-linear")
+        with torch.no_grad():
+            for name, value in model.named_parameters():
+                if "lora_B" in name:
+                    value.normal_(0, scale) if scale else value.zero_()
+        folder = tmp_path_factory.mktemp(f"adapter_{seed}")
+        save_adapter(model, folder, base=base)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def targets(tiny_base: Path, make_adapter: Callable[..., Path]) -> dict[str, str]:
+    return {"red": str(make_adapter(1)), "blue": str(make_adapter(2, rank=2)), "plain": str(tiny_base)}
+
+
+@pytest.fixture(scope="session")
+def served(targets: dict[str, str]) -> ServedModels:
+    return ServedModels.load(targets, precision="float32")
+
+
+@pytest.fixture(scope="session")
+def url(served: ServedModels) -> Iterator[str]:
+    from tunesmith.serve.app import create_app
+    from tunesmith.serve.run import running
+
+    with running(create_app(served)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def client(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=url, api_key="not needed", max_retries=0, timeout=30)

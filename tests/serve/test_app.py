@@ -1,0 +1,308 @@
+"""OpenAI's client against the server: replies, streams, errors, keys and clients that go away."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tunesmith.chat import Message
+from tunesmith.contender import Reply
+from tunesmith.generate import LocalContender
+from tunesmith.model import load_adapter, load_base
+from tunesmith.serve.app import create_app
+from tunesmith.serve.models import Item, ServedModels
+from tunesmith.serve.reply import Ask
+from tunesmith.serve.run import running
+
+HELLO: list[Any] = [{"role": "user", "content": "My card is lost, case 7."}]
+GREEDY = {"temperature": 0, "max_tokens": 24}
+
+
+def ask(client: openai.OpenAI, model: str, **options: Any) -> Any:
+    return client.chat.completions.create(**{"model": model, "messages": HELLO, **GREEDY, **options})
+
+
+def text_of(completion: Any) -> str:
+    return str(completion.choices[0].message.content)
+
+
+def test_models_are_listed_with_their_pins(client: openai.OpenAI, url: str) -> None:
+    assert [model.id for model in client.models.list()] == ["red", "blue", "plain"]
+    red, plain = client.models.retrieve("red"), client.models.retrieve("plain")
+    assert red.object == "model" and red.created > 0
+    assert red.model_extra and plain.model_extra
+    assert red.model_extra["base_sha256"] == plain.model_extra["base_sha256"]
+    assert red.model_extra["adapter_sha256"] and plain.model_extra["adapter_sha256"] is None
+    assert httpx.get(url.removesuffix("/v1") + "/healthz").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize("name", ["red", "blue", "plain"])
+def test_the_greedy_reply_is_the_one_of_evaluation(
+    client: openai.OpenAI, targets: dict[str, str], tiny_base: Path, name: str
+) -> None:
+    base = load_base(str(tiny_base), precision="float32")
+    model = None if name == "plain" else load_adapter(base, Path(targets[name]))
+    messages = [Message("user", HELLO[0]["content"])]
+    (expected,) = LocalContender(name, base, model).answer([messages], max_new_tokens=24)
+    completion = ask(client, name)
+    assert text_of(completion) == expected.text
+    assert completion.choices[0].finish_reason == expected.finish_reason
+    assert completion.usage.prompt_tokens == expected.prompt_tokens
+    assert completion.usage.completion_tokens == expected.completion_tokens
+    assert completion.model == name and completion.system_fingerprint.startswith("fp_")
+    assert completion._request_id.startswith("req_")
+
+
+def test_interleaved_models_give_each_its_own_reply(client: openai.OpenAI) -> None:
+    alone = {name: text_of(ask(client, name)) for name in ("red", "blue", "plain")}
+    assert len(set(alone.values())) == 3
+    got: list[tuple[str, str]] = []
+
+    def work(names: tuple[str, ...]) -> None:
+        got.extend((name, text_of(ask(client, name))) for name in names)
+
+    orders = [("red", "blue", "plain"), ("plain", "red", "blue"), ("blue", "plain", "red"), ("red", "red", "plain")]
+    threads = [threading.Thread(target=work, args=(order,)) for order in orders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 12
+    assert all(text == alone[name] for name, text in got)
+
+
+def test_a_stream_adds_up_to_the_whole_reply(client: openai.OpenAI) -> None:
+    whole = ask(client, "red")
+    chunks = list(ask(client, "red", stream=True, stream_options={"include_usage": True}))
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == text_of(whole)
+    assert len(chunks) > 4
+    assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]].count(None) == len(chunks) - 2
+    assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_a_stream_ends_with_done(url: str) -> None:
+    body = {"model": "red", "messages": HELLO, "max_tokens": 3, "stream": True}
+    response = httpx.post(f"{url}/chat/completions", json=body)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.text.endswith("data: [DONE]\n\n")
+    events = [json.loads(line[6:]) for line in response.text.split("\n\n")[:-2]]
+    assert all("usage" not in event for event in events)
+    assert response.headers["x-request-id"].startswith("req_")
+
+
+def test_stop_strings_cut_the_reply_in_stream_and_whole(client: openai.OpenAI) -> None:
+    full = text_of(ask(client, "red"))
+    stop = next(full[at : at + 2] for at in range(5, len(full)) if "\ufffd" not in full[at : at + 2])
+    cut = ask(client, "red", stop=["never there", stop])
+    assert text_of(cut) == full[: full.index(stop)]
+    assert cut.choices[0].finish_reason == "stop"
+    assert cut.usage.completion_tokens < 24
+    streamed = ask(client, "red", stop=stop, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed) == text_of(cut)
+
+
+def test_a_seed_repeats_a_sampled_reply(client: openai.OpenAI) -> None:
+    options: dict[str, Any] = {"temperature": 1.5, "top_p": 0.9}
+    first, again, other = (text_of(ask(client, "red", seed=seed, **options)) for seed in (1, 1, 2))
+    assert first == again != other
+    assert text_of(ask(client, "red", temperature=1.5, top_p=0)) == text_of(ask(client, "red"))
+    assert text_of(ask(client, "red", temperature=1e-30)) == text_of(ask(client, "red"))
+
+
+def test_roles_parts_and_harmless_fields(client: openai.OpenAI) -> None:
+    system = [{"role": "system", "content": "Be brief."}, *HELLO]
+    developer = [
+        {"role": "developer", "content": [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief."}]},
+        *HELLO,
+    ]
+    plain = ask(client, "red", messages=system)
+    extra = {"metadata": {"a": "b"}, "user": "me", "store": False, "n": 1, "extra_body": {"unknown": 1, "tools": []}}
+    assert text_of(ask(client, "red", messages=developer, **extra)) == text_of(plain)
+    assert text_of(plain) != text_of(ask(client, "red"))
+    limited = ask(client, "red", max_tokens=None, max_completion_tokens=2)
+    assert limited.usage.completion_tokens == 2 and limited.choices[0].finish_reason == "length"
+
+
+def test_an_unknown_model_is_404_and_names_those_there_are(client: openai.OpenAI) -> None:
+    for call in (lambda: ask(client, "green"), lambda: client.models.retrieve("green/x")):
+        with pytest.raises(openai.NotFoundError, match="red, blue, plain") as caught:
+            call()
+        assert caught.value.code == "model_not_found"
+        assert caught.value.request_id
+
+
+@pytest.mark.parametrize(
+    ("options", "param", "words"),
+    [
+        ({"messages": []}, "messages", "at least 1"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "developer"),
+        ({"messages": [*HELLO, {"role": "user", "content": None}]}, "messages[1].content", "string"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content", "text parts"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls", "not supported"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "not supported"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
+        ({"logprobs": True}, "logprobs", "not supported"),
+        ({"n": 2}, "n", "not supported"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty", "not supported"),
+        ({"temperature": 2.5}, "temperature", "less than or equal to 2"),
+        ({"top_p": -1}, "top_p", "greater than or equal to 0"),
+        ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
+        ({"max_tokens": True}, "max_tokens", "integer"),
+        ({"stop": ["a"] * 5}, "stop", "at most 4"),
+        ({"stop": [""]}, "stop", "cannot be empty"),
+        ({"seed": 2**70}, "seed", "less than"),
+        ({"stream": "yes"}, "stream", "boolean"),
+    ],
+)
+def test_bad_requests_are_400_and_name_the_field(
+    client: openai.OpenAI, options: dict[str, Any], param: str, words: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=words) as caught:
+        ask(client, "red", **options)
+    assert caught.value.param == param
+    assert caught.value.type == "invalid_request_error"
+
+
+def test_all_problems_of_a_request_are_told_at_once(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="'messages'.*'temperature'.*'seed'"):
+        ask(client, "red", messages=[], temperature=3, seed="x")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_that_does_not_fit_is_refused_not_trimmed(client: openai.OpenAI, stream: bool) -> None:
+    messages = [{"role": "user", "content": "a" * 600}]
+    for options in ({"messages": messages}, {"messages": messages, "max_tokens": None}, {"max_tokens": 500}):
+        with pytest.raises(openai.BadRequestError, match="512") as caught:
+            ask(client, "red", stream=stream, **options)
+        assert caught.value.code == "context_length_exceeded"
+        assert caught.value.param == "messages"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status"),
+    [
+        (b"{", "application/json", 400),
+        (b"[1]", "application/json", 400),
+        (b"[" * 100_000, "application/json", 400),
+        (b'{"model": "red", "messages": [{"role": "user", "content": "\\ud800"}]}', "application/json", 400),
+        (b"\xff\xfe", "application/json", 400),
+        (b"", "application/json", 400),
+        (b"{}", "text/plain", 415),
+        (b" " * (16 * 2**20 + 1), "application/json", 413),
+    ],
+)
+def test_broken_bodies_get_openais_error_body(url: str, body: bytes, content_type: str, status: int) -> None:
+    response = httpx.post(f"{url}/chat/completions", content=body, headers={"content-type": content_type})
+    assert response.status_code == status
+    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_routes_that_are_not_there(url: str) -> None:
+    for method, path, status in (("GET", "/nothing", 404), ("GET", "/chat/completions", 405)):
+        response = httpx.request(method, url + path)
+        assert response.status_code == status
+        assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    "headers", [{"host": "evil.example"}, {"host": "127.0.0.1.evil.example:80"}, {"origin": "https://evil.example"}]
+)
+def test_web_pages_of_other_sites_are_refused(url: str, headers: dict[str, str]) -> None:
+    response = httpx.get(f"{url}/models", headers=headers)
+    assert response.status_code == 403
+    assert response.json()["error"]["code"] == "forbidden_host"
+
+
+def test_pages_of_this_machine_are_answered(url: str) -> None:
+    assert httpx.get(f"{url}/models", headers={"host": "localhost:1", "origin": "http://[::1]:3"}).status_code == 200
+
+
+def test_with_a_key_every_request_must_carry_it(served: ServedModels, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_API_KEY", "s3cret")
+    with running(create_app(served)) as url:
+        assert httpx.get(f"{url}/models").status_code == 401
+        assert httpx.get(url.removesuffix("/v1") + "/healthz").status_code == 200
+        with pytest.raises(openai.AuthenticationError) as caught:
+            openai.OpenAI(base_url=url, api_key="wrong").models.list()
+        assert caught.value.code == "invalid_api_key"
+        assert len(openai.OpenAI(base_url=url, api_key="s3cret").models.list().data) == 3
+        other_host = {"authorization": "Bearer s3cret", "host": "models.example"}
+        assert httpx.get(f"{url}/models", headers=other_host).status_code == 200
+
+
+class Broken(ServedModels):
+    """Fails at once, or after two pieces of text."""
+
+    pieces = 0
+
+    def submit(self, name: str, ask: Ask, *, put: Callable[[Item], None]) -> threading.Event:
+        for _ in range(self.pieces):
+            put("x")
+        try:
+            raise ValueError(f"inside: {ask.messages[0].content}")
+        except ValueError as error:
+            put(error)
+        return threading.Event()
+
+
+def test_a_failure_says_nothing_of_its_inside_and_logs_no_prompt(
+    served: ServedModels, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = Broken({model.name: model for model in served})
+    with running(create_app(broken)) as url, caplog.at_level(logging.DEBUG):
+        client = openai.OpenAI(base_url=url, api_key="x", max_retries=0)
+        with pytest.raises(openai.InternalServerError) as caught:
+            ask(client, "red")
+        assert caught.value.type == "server_error" and caught.value.request_id
+        assert caught.value.request_id in caplog.text and "ValueError" in caplog.text
+        broken.pieces = 2
+        with pytest.raises(openai.APIError, match="failed to answer"):
+            list(ask(client, "red", stream=True))
+    assert "inside" not in caught.value.message
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith(("tunesmith", "uvicorn"))]
+    assert len(ours) >= 2 and not any("card is lost" in text for text in ours)
+
+
+class Slow(ServedModels):
+    """20 ms between pieces; keeps what each request got, and the event that ends it."""
+
+    def submit(self, name: str, ask: Ask, *, put: Callable[[Item], None]) -> threading.Event:
+        self.items: list[Item] = []
+        items = self.items
+
+        def slow_put(item: Item) -> None:
+            items.append(item)
+            time.sleep(0.02)
+            put(item)
+
+        self.cancelled = super().submit(name, ask, put=slow_put)
+        return self.cancelled
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_ends_its_generation(served: ServedModels, stream: bool) -> None:
+    slow = Slow({model.name: model for model in served})
+    body = {"model": "plain", "messages": HELLO, "max_tokens": 400, "stream": stream, "temperature": 2, "seed": 3}
+    with running(create_app(slow)) as url:
+        if stream:
+            with httpx.stream("POST", f"{url}/chat/completions", json=body) as response:
+                next(response.iter_lines())
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{url}/chat/completions", json=body, timeout=0.3)
+        assert slow.cancelled.wait(3)
+        items = slow.items
+        served.get("plain").loaded.worker.submit(lambda: None).result(3)  # the base is free again
+        assert len(items) < 300 and not any(isinstance(item, Reply) for item in items)
