@@ -1,4 +1,4 @@
-"""Templates: what is trained is exactly the answers, prompts are what training saw, and untrue templates are refused."""
+"""Templates: exactly the answers are trained, prompts are what training saw, untrue templates are refused."""
 
 from __future__ import annotations
 
@@ -121,7 +121,9 @@ def _byte_alphabet() -> dict[int, str]:
 
 CONTENT = (
     st.lists(
-        st.sampled_from([*SPECIAL_TOKENS, "\n", "  ", "<|im_", "end|>", "assistant\n", "\U000f0000", "Grüße 👋", "</s>"])
+        st.sampled_from(
+            [*SPECIAL_TOKENS, "\n", "  ", "<|im_", "end|>", "assistant\n", "\U000f0000", "Grüße 👋", "</s>"]
+        )
         | st.text(st.characters(codec="utf-8"), max_size=6),
         min_size=1,
         max_size=5,
@@ -306,7 +308,10 @@ SHOUTS = CHATML.replace("message['content'] +", "message['content'] | upper +")
 SIGNS = CHATML.replace("message['content'] +", "message['content'] + ' -- Bob' +")
 COUNTS = "{{ messages | length }}" + CHATML
 FORGETS = NO_SYSTEM.replace("in messages", "in messages[-2:]")
-NO_END = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+NO_END = (
+    "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
 END_AT_THE_END = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% else %}{{ '<|im_end|>' }}{% endif %}"

@@ -110,8 +110,11 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 def _verify(folder: Path) -> None:
-    manifest = json.loads((folder / MANIFEST).read_text())
-    for name, sha256 in manifest["sha256"].items():
+    try:
+        hashes = json.loads((folder / MANIFEST).read_text())["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder / MANIFEST} is damaged.", f"Remove {folder}; it will be made again.") from error
+    for name, sha256 in hashes.items():
         path = folder / name
         if not path.is_file() or file_sha256(path) != sha256:
             raise ModelError(

@@ -78,30 +78,6 @@ class LocalContender:
             self.model, prompts, stop_ids=self.base.renderer.stop_ids, max_new_tokens=max_new_tokens, shared=shared
         )
 
-    def stream(
-        self, messages: Sequence[Message], *, max_new_tokens: int, sampling: Sampling = GREEDY
-    ) -> Iterator[str | Reply]:
-        """One reply as pieces of text, then the whole Reply."""
-        ids = self.base.renderer.prompt(messages)
-        self._check_lengths([ids], max_new_tokens)
-        start = time.perf_counter()
-        made: list[int] = []
-        sent = ""
-        finish = "length"
-        for token in decode_one(self.model, ids, max_new_tokens=max_new_tokens, sampling=sampling):
-            if token in self.base.renderer.stop_ids:
-                finish = "stop"
-                break
-            made.append(token)
-            text = self.base.renderer.decode(made)
-            if not text.endswith("\ufffd"):
-                yield text[len(sent) :]
-                sent = text
-        text = self.base.renderer.decode(made)
-        if text != sent:
-            yield text[len(sent) :]
-        yield Reply(text, len(ids), len(made), time.perf_counter() - start, finish)
-
     def _reply(self, prompt: Sequence[int], output: Generated, share_s: float) -> Reply:
         text = self.base.renderer.decode(output.ids)
         return Reply(text, len(prompt), len(output.ids), share_s, output.finish_reason)
@@ -163,7 +139,7 @@ def decode(
     next_position_B = torch.tensor([len(prompt) for prompt in prompts])
     with shared_prefix_of(model, prompts[0][:shared]) as prefix:
         state = _prefill(model, [prompt[shared:] for prompt in prompts], start=shared, prefix=prefix)
-        for _step in range(max_new_tokens):
+        for step in range(max_new_tokens):
             tokens = state.logits_BV.argmax(-1).tolist()
             going = [index for index, token in enumerate(tokens) if token not in stop_ids]
             for index, token in enumerate(tokens):
@@ -171,7 +147,7 @@ def decode(
                     outputs[rows[index]].finish_reason = "stop"
                 else:
                     outputs[rows[index]].ids.append(token)
-            if not going:
+            if not going or step == max_new_tokens - 1:
                 break
             if len(going) < len(rows):
                 state.keep(going)
@@ -194,6 +170,8 @@ def decode_one(model: Any, prompt: Sequence[int], *, max_new_tokens: int, sampli
     for step in range(max_new_tokens):
         token = pick(state.logits_BV[0], sampling, generator=generator)
         yield token
+        if step == max_new_tokens - 1:
+            break
         state.advance(torch.tensor([[token]]), torch.tensor([[len(prompt) + step]]))
 
 

@@ -44,7 +44,7 @@ class Base:
 
 def find_base(name: str, say: Callable[[str], None] = lambda text: None) -> Path:
     """A local folder, else the embedded default, else the Hugging Face cache or hub. InputError when none has it."""
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return Path(name)
     if name == EMBEDDED_BASE:
         return embedded_base(say)
@@ -224,13 +224,19 @@ def _check_pin(base: Base, folder: Path) -> None:
 
 
 def _whole(model: Any, folder: Path, *, name: str) -> Any:
-    """The model in evaluation mode, once every tensor of the adapter's file is on it."""
-    in_file = len(safetensors_header(folder / ADAPTER_FILE))
-    applied = sum("lora_" in key and f".{name}." in f"{key}." for key, _ in model.named_parameters())
-    if in_file != applied:
+    """The model in evaluation mode, once every tensor of the adapter's file is on it; else the adapter is taken off."""
+    in_file = set(safetensors_header(folder / ADAPTER_FILE))
+    keys = (f"{key}." for key, _ in model.named_parameters() if "lora_" in key)
+    on_model = {key.replace(f".{name}.", ".")[:-1] for key in keys if f".{name}." in key}
+    if in_file != on_model:
+        if len(model.peft_config) > 1:
+            model.delete_adapter(name)
+        else:
+            detach(model)
         raise ModelError(
-            f"{folder} holds {in_file} tensors, but {applied} were put on the model.",
-            "The adapter does not fit this base.",
+            f"{folder} does not fit this base: of its {len(in_file)} tensors {len(in_file - on_model)} have no place "
+            f"on it, and {len(on_model - in_file)} places got none.",
+            "Name the base it was trained on, or copy it again.",
         )
     model.eval()
     return model

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,13 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tunesmith.errors import InputError
 
 Auto = Literal["auto"]
+Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(gt=0)]
 EMBEDDED_BASE = "smollm2-135m-instruct"
 
 
 class Recipe(BaseModel):
     """Every field has one text, used by the errors, by `tunesmith init` and by the reference."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     data: str = Field(description="the training file (JSONL: 'messages', or 'prompt' and 'completion')")
     validation: str | None = Field(
@@ -34,26 +36,28 @@ class Recipe(BaseModel):
     base: str = Field(
         EMBEDDED_BASE, description="the base model: a folder, a Hugging Face name, or the embedded default"
     )
-    rank: int | Auto = Field("auto", description="LoRA rank; auto: 16, or 32 above 10,000 rows")
-    alpha: float | Auto = Field("auto", description="LoRA alpha; auto: twice the rank")
+    rank: Count | Auto = Field("auto", description="LoRA rank; auto: 16, or 32 above 10,000 rows")
+    alpha: Amount | Auto = Field("auto", description="LoRA alpha; auto: twice the rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout")
-    targets: list[str] | Literal["all-linear"] = Field(
+    targets: Annotated[list[str], Field(min_length=1)] | Literal["all-linear"] = Field(
         "all-linear", description="which layers get an adapter: all-linear, or a list of names"
     )
-    learning_rate: float | Auto = Field(
+    learning_rate: Amount | Auto = Field(
         "auto", description="peak learning rate; auto: by model size, about ten times a full fine-tune's"
     )
-    warmup_steps: int | Auto = Field("auto", description="steps of linear warm-up; auto: 3 % of the steps, at least 5")
+    warmup_steps: Annotated[int, Field(ge=0)] | Auto = Field(
+        "auto", description="steps of linear warm-up; auto: 3 % of the steps, at least 5"
+    )
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
-    epochs: int | Auto = Field(
+    epochs: Count | Auto = Field(
         "auto", description="passes over the data; auto: 4 to 200 rows, 3 to 2,000, 2 to 20,000, then 1"
     )
     batch_size: int = Field(16, ge=1, description="rows per optimiser step")
     micro_batch_tokens: int = Field(
         1024, ge=64, description="tokens laid out at once; memory, not the result, depends on it"
     )
-    max_length: int | Auto = Field(
+    max_length: Annotated[int, Field(ge=2)] | Auto = Field(
         "auto", description="rows with more tokens are dropped, with a ledger entry; auto: the base's context"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
@@ -62,9 +66,9 @@ class Recipe(BaseModel):
     validations_per_epoch: int = Field(
         2, ge=1, description="how often the validation loss is measured and a checkpoint saved"
     )
-    patience: int | None = Field(3, description="stop after this many validations without a better loss; null: never")
+    patience: Count | None = Field(3, description="stop after this many validations without a better loss; null: never")
     seed: int = Field(0, ge=0, description="of the split, the order of the rows and the adapter's start")
-    threads: int | Auto = Field("auto", description="processor threads; auto: the cores this process may use")
+    threads: Count | Auto = Field("auto", description="processor threads; auto: the cores this process may use")
 
 
 def recipe_from(values: dict[str, Any], *, source: str) -> Recipe:
@@ -82,6 +86,8 @@ def load_recipe(path: Path) -> Recipe:
     """Read a YAML recipe. Raises InputError with the line for broken YAML."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.", "Check the path.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not readable YAML: {error}", "Mend that line.") from error
     if not isinstance(values, dict):

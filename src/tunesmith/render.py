@@ -232,7 +232,7 @@ class Renderer:
 
     @cached_property
     def _inner_backend(self) -> Any:
-        """The same tokenizer for text that others precede: sentencepiece-like ones mark only the first word of a text."""
+        """The same tokenizer for text that stands after other text: some mark the first word of a text as one."""
         text = self._backend.to_str()
         inner = text.replace('"prepend_scheme":"first"', '"prepend_scheme":"never"')
         return self._backend if inner == text else type(self._backend).from_str(inner)

@@ -19,6 +19,15 @@ from tunesmith import store
 from tunesmith.errors import InputError, RunError
 
 STATES = ("new", "running", "interrupted", "proving", "finished", "failed")
+# What a run killed in `create_run` leaves behind.
+_BEGUN = {
+    "recipe.json",
+    ".recipe.json.staged",
+    "status.json",
+    ".status.json.staged",
+    "events.jsonl",
+    ".run.json.staged",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +105,17 @@ class Run:
         return dict(value)
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
-        with (self.directory / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        with (self.directory / name).open("ab+") as file:
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a line torn by a crash must not swallow this one
+                    file.write(b"\n")
+            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
     def _lines(self, name: str) -> list[dict[str, Any]]:
         path = self.directory / name
         rows = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        for line in path.read_bytes().split(b"\n") if path.exists() else []:
             try:
                 rows.append(json.loads(line))
             except ValueError:
@@ -110,25 +123,26 @@ class Run:
         return rows
 
 
-def create_run(directory: Path | None, *, recipe: Mapping[str, Any]) -> Run:
-    """Make a run directory (under the home folder when None) and put it on the list.
+def create_run(directory: Path | None, *, recipe: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> Run:
+    """Make a run directory (under the home folder when None) and put it on the list; `facts` go into run.json.
 
+    run.json comes last: a directory without it was cut off here, and is begun again.
     Raises InputError when `directory` holds something that is not a run.
     """
     created = now()
     run_id = f"run-{created[:19].replace(':', '').replace('-', '').replace('T', '-')}-{secrets.token_hex(3)}"
     folder = directory or store.home() / "runs" / run_id
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not (folder.is_dir() and _BEGUN.issuperset(path.name for path in folder.iterdir())):
         raise InputError(f"{folder} exists and is not empty.", "Choose another --out, or remove it.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder} cannot be made: {error.strerror}.", "Choose another --out.") from error
     run = Run(folder)
-    run.write_json("run.json", {"id": run_id, "created": created})
     run.write_json("recipe.json", recipe)
     run.set_status("new")
     store.record_run(run_id, folder, created=created, base=str(recipe["base"]))
+    run.write_json("run.json", {"id": run_id, "created": created, **(facts or {})})
     return run
 
 

@@ -65,9 +65,8 @@ def prepare(recipe: Recipe, out: Path | None, *, say: Say, base: Base | None = N
     planned = plan(base, recipe, examples=training.examples, validation=validation.examples)
     ledger = _join_ledger(training, validation, planned, own_validation=recipe.validation is None)
     check_conservation(ledger, training.source.lines)
-    run = found or runs.create_run(out, recipe=values)
     facts = {"fingerprint": fingerprint, "dataset": training.id, "validation_dataset": validation.id}
-    run.write_json("run.json", run.read_json("run.json") | facts)
+    run = found or runs.create_run(out, recipe=values, facts=facts)
     run.write_lines("ledger.jsonl", (row.as_dict() for row in ledger))
     run.write_lines("validation.jsonl", (json.loads(example.to_json()) for example in validation.examples))
     return Job(run, base, recipe, training, validation, planned, tuple(ledger), found is not None)

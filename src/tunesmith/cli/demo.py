@@ -71,8 +71,10 @@ def demo(
     job, metrics = _train(show, recipe, out=out)
     evaluation = _measure_tuned(show, before, job=job)
     report = _report(show, job, metrics=metrics, evaluation=evaluation)
+    _write(show, job, evaluation=evaluation, report=report)
     served = _serve(show, job)
-    _finish(show, job, evaluation=evaluation, report=report | {"served": served})
+    page = _write(show, job, evaluation=evaluation, report=report | {"served": served})
+    _finish(show, job, verdict=report["verdict"], page=page)
 
 
 def _needs_openai() -> None:
@@ -296,28 +298,30 @@ def _serve(show: Demo, job: Job) -> dict[str, Any]:
     show.output.heading("7. Serving the adapter")
     example = show.test[0]
     app = create_app(ServedModels.load({"support": str(job.run.directory)}))
-    with running(app) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+    with running(app) as url, openai.OpenAI(base_url=url, api_key="none") as client:
         names = [model.id for model in client.models.list()]
         messages: Sequence[Any] = [message.as_dict() for message in example.prompt]
         reply = client.chat.completions.create(model="support", messages=list(messages), temperature=0, max_tokens=64)
-        show.output.say(f"{url}/v1 serves {', '.join(names)}.")
+        show.output.say(f"{url} serves {', '.join(names)}.")
     answer = reply.choices[0].message.content or ""
     question = example.prompt[-1].content
     show.output.say(f"asked:    {question}\nreplied:  {answer}\nexpected: {example.answer}\nThe server has stopped.")
     return {"model": "support", "question": question, "reply": answer}
 
 
-def _finish(show: Demo, job: Job, *, evaluation: Evaluation, report: dict[str, Any]) -> None:
+def _write(show: Demo, job: Job, *, evaluation: Evaluation, report: dict[str, Any]) -> Path:
     from tunesmith.evaluate.report import write_report
 
-    run = job.run.directory
-    (run / "labels.txt").write_text(_listing_prompt(show) + "\n", encoding="utf-8")
-    evaluation.write_replies(run / "replies.jsonl")
-    page = write_report(report, run)
+    (job.run.directory / "labels.txt").write_text(_listing_prompt(show) + "\n", encoding="utf-8")
+    evaluation.write_replies(job.run.directory / "replies.jsonl")
+    return write_report(report, job.run.directory)
+
+
+def _finish(show: Demo, job: Job, *, verdict: dict[str, Any], page: Path) -> None:
     show.output.heading("Verdict")
-    show.output.say(report["verdict"]["headline"], "bold green")
-    for sentence in report["verdict"]["sentences"]:
+    show.output.say(verdict["headline"], "bold green")
+    for sentence in verdict["sentences"]:
         show.output.say(sentence)
     minutes, seconds = divmod(round(time.perf_counter() - show.started), 60)
     show.output.say(f"Report: {page}\nTook {minutes} min {seconds} s.")
-    show.output.result({"run": str(run), "report": str(page), "verdict": report["verdict"], "served": report["served"]})
+    show.output.result({"run": str(job.run.directory), "report": str(page), "verdict": verdict})

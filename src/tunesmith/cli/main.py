@@ -59,7 +59,7 @@ def main() -> None:
         _print_error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        typer.echo("Stopped. The same command goes on from the last checkpoint.", err=True)
+        typer.echo("Stopped.", err=True)
         sys.exit(130)
 
 

@@ -68,7 +68,10 @@ def build_recipe(source: Path, given: dict[str, Any], *, assignments: list[str])
         key, equals, text = assignment.partition("=")
         if not equals:
             raise InputError(f"--set {assignment!r} has no '='.", "Write --set KEY=VALUE.")
-        given[key] = yaml.safe_load(text)
+        try:
+            given[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"The value of --set {assignment!r} is not readable YAML.", "Quote it.") from error
     return recipe_from(values | given, source="the command" if given else str(source))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from tunesmith.errors import RunError
 from tunesmith.facts import file_sha256
 
-MANIFEST = "manifest.json"
+FILES = ("adapter.safetensors", "state.pt", "progress.json")
+MANIFEST = "manifest.json"  # the sha256 of each of FILES
 
 
 @dataclass(slots=True)
@@ -82,17 +82,20 @@ def restore(path: Path, model: Any, *, optimizer: torch.optim.Optimizer) -> Prog
 
 
 def restore_adapter(path: Path, model: Any) -> None:
+    """Put the checkpoint's adapter into the model. Raises RunError when it is missing or damaged."""
+    if not _is_whole(path):
+        raise RunError(f"The checkpoint {path} is missing or damaged.", "Choose another --out to train again.")
     saved = load_file(path / "adapter.safetensors")
     with torch.no_grad():
         for name, tensor in trainable(model).items():
             tensor.copy_(saved[name])
 
 
-def prune(folder: Path, keep: Mapping[str, int]) -> None:
-    """Delete checkpoints other than the steps in `keep`; only called once the newest is written."""
-    names = {f"step-{step:06d}" for step in keep.values()}
-    for path in folder.glob("step-*"):
-        if path.name not in names:
+def prune(folder: Path, *, best_step: int) -> None:
+    """Keep the newest two, so that one may break, and the best; only called once the newest is written."""
+    paths = sorted(folder.glob("step-*"))
+    for path in paths[:-2]:
+        if path.name != f"step-{best_step:06d}":
             shutil.rmtree(path)
 
 
@@ -103,7 +106,8 @@ def trainable(model: Any) -> dict[str, torch.Tensor]:
 def _is_whole(path: Path) -> bool:
     try:
         hashes = json.loads((path / MANIFEST).read_text())
-        return all(file_sha256(path / name) == sha256 for name, sha256 in hashes.items())
+        whole = set(hashes) == set(FILES)
+        return whole and all(file_sha256(path / name) == sha256 for name, sha256 in hashes.items())
     except (OSError, ValueError, AttributeError):
         return False
 

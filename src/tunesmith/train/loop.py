@@ -120,13 +120,12 @@ def fit(
         if progress.step % settings.validate_every == 0 or last:
             _validate(run, model, settings, rows=validation, progress=progress, watch=watch)
             checkpoint.save(run.checkpoints_dir, model, optimizer=optimizer, progress=progress)
-            checkpoint.prune(run.checkpoints_dir, {"newest": progress.step, "best": progress.best_step})
+            checkpoint.prune(run.checkpoints_dir, best_step=progress.best_step)
         if stop_asked() and not last:
             checkpoint.save(run.checkpoints_dir, model, optimizer=optimizer, progress=progress)
             raise Interrupted
-    best = run.checkpoints_dir / f"step-{progress.best_step:06d}"
-    if progress.best_step != progress.step and best.exists():
-        checkpoint.restore_adapter(best, model)
+    if progress.best_step != progress.step:
+        checkpoint.restore_adapter(run.checkpoints_dir / f"step-{progress.best_step:06d}", model)
     model.eval()
     return progress
 

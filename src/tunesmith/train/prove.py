@@ -7,7 +7,6 @@ Checks: the files are whole and finite, the adapter changes the base's answers, 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +23,7 @@ PROOF_FILE = "proof.json"
 def prove(run: Run) -> list[dict[str, Any]]:
     """Run the checks in a fresh process and return them. Raises RunError naming the first that failed."""
     command = [sys.executable, "-m", "tunesmith.train.prove", str(run.directory)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ.copy())
+    done = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)  # not Ctrl-C's
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
         raise RunError(f"The saved adapter could not be checked in a fresh process: {last[0]}", f"See {run.directory}.")

@@ -45,6 +45,7 @@ class Plan:
 def plan(base: Base, recipe: Recipe, *, examples: Sequence[Example], validation: Sequence[Example]) -> Plan:
     """Render everything and settle every value, before anything is written. Raises InputError when no row is left."""
     machine = hardware.detect()
+    _check_targets(base, recipe)
     limit = base.facts.max_positions if recipe.max_length == "auto" else recipe.max_length
     rows, drops = render_rows(examples, base.renderer, max_length=limit)
     watched, validation_drops = render_rows(validation, base.renderer, max_length=limit)
@@ -55,6 +56,19 @@ def plan(base: Base, recipe: Recipe, *, examples: Sequence[Example], validation:
     settings, choices = settle(recipe, num_rows=len(rows), facts=base.facts, hardware=machine)
     choices.append(Choice("precision", _precision(base), base.dtype_reason))
     return Plan(rows, watched, drops, validation_drops, settings, choices)
+
+
+def _check_targets(base: Base, recipe: Recipe) -> None:
+    """PEFT passes over a target that fits nothing as long as another fits: a typo would train less than asked."""
+    if isinstance(recipe.targets, str):
+        return
+    names = {name for name, _ in base.model.named_modules()}
+    missing = [target for target in recipe.targets if not any(f".{name}".endswith(f".{target}") for name in names)]
+    if missing:
+        ends = sorted({name.rpartition(".")[2] for name in names if name.endswith(("_proj", "_fc", "fc1", "fc2"))})
+        raise InputError(
+            f"The targets {', '.join(missing)} are no layers of {base.name}.", f"It has {', '.join(ends)}."
+        )
 
 
 def train(
@@ -73,6 +87,7 @@ def train(
     torch.set_num_threads(plan.settings.threads)
     torch.manual_seed(plan.settings.seed)
     settings = plan.settings
+    run.set_status("running", base_sha256=base.sha256)
     model = attach_lora(
         base, rank=settings.rank, alpha=settings.alpha, dropout=settings.dropout, targets=settings.targets
     )
@@ -81,7 +96,7 @@ def train(
         say(words[0].upper() + words[1:] + ".")
         settings = replace(settings, share=share)
         run.write_json("settings.json", settings.as_dict() | {"precision": _precision(base)})
-        run.set_status("running", base_sha256=base.sha256, layout=words)
+        run.event("checked", layout=words)
         start = time.perf_counter()
         progress = fit(
             run,
