@@ -28,7 +28,7 @@ class Line(NamedTuple):
 
 
 def doc_files() -> list[Path]:
-    found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*/README.md")]
+    found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/**/*.md")]
     return sorted(path for path in found if path.exists())
 
 

@@ -93,7 +93,8 @@ def test_a_shared_prefix_changes_nothing(name: str, tiny_family: Callable[[str],
     model = load_base(str(tiny_family(name)), precision="float32").model
     assert can_share(model)
     prompts = prompts_of((1, 25, 60, 7), shared=50)
-    shared = decode(model, prompts, stop_ids=STOPS, max_new_tokens=NEW, shared=shared_prefix(prompts))
+    with torch.inference_mode(), shared_prefix_of(model, prompts[0][: shared_prefix(prompts)]) as prefix:
+        shared = decode(model, prompts, stop_ids=STOPS, max_new_tokens=NEW, prefix=prefix)
     assert [output.ids for output in shared] == [stock(model, prompt) for prompt in prompts]
     assert model.config._attn_implementation == "sdpa"
 
@@ -107,7 +108,8 @@ def test_an_adapter_answers_as_in_transformers_with_and_without_a_shared_prefix(
     prompts = prompts_of((5, 33, 18), shared=40)
     expected = [stock(adapted, prompt) for prompt in prompts]
     for shared in (0, 40):
-        found = decode(adapted, prompts, stop_ids=STOPS, max_new_tokens=NEW, shared=shared)
+        with torch.inference_mode(), shared_prefix_of(adapted, prompts[0][:shared]) as prefix:
+            found = decode(adapted, prompts, stop_ids=STOPS, max_new_tokens=NEW, prefix=prefix)
         assert [output.ids for output in found] == expected
     with adapted.disable_adapter():
         assert [stock(adapted, prompt) for prompt in prompts] != expected
@@ -119,8 +121,8 @@ def test_the_models_attention_is_put_back_after_an_exception(base: Base, adapted
         assert base.model.config._attn_implementation != "sdpa"
         raise RuntimeError("stop here")
     assert base.model.config._attn_implementation == adapted.config._attn_implementation == "sdpa"
-    with pytest.raises(IndexError):
-        decode(adapted, [[5, 6, 400], [5, 6, 7]], stop_ids=STOPS, max_new_tokens=2, shared=2)  # 400: no such id
+    with pytest.raises(IndexError), torch.inference_mode(), shared_prefix_of(adapted, [5, 6]) as prefix:
+        decode(adapted, [[5, 6, 400], [5, 6, 7]], stop_ids=STOPS, max_new_tokens=2, prefix=prefix)  # 400: no such id
     assert base.model.config._attn_implementation == "sdpa"
 
 

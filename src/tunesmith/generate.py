@@ -62,21 +62,22 @@ class LocalContender:
             return []
         replies: list[Reply | None] = [None] * len(ids)
         shared = shared_prefix(ids) if can_share(self.model) else 0
-        for rows in _batches(ids):
-            batch = [ids[row] for row in rows]
-            start = time.perf_counter()
-            outputs = self.decode(batch, max_new_tokens=max_new_tokens, shared=shared)
-            share_s = (time.perf_counter() - start) / len(rows)
-            for row, output in zip(rows, outputs, strict=True):
-                replies[row] = self._reply(ids[row], output, share_s)
-            if progress:
-                progress(len(rows))
+        with torch.inference_mode(), shared_prefix_of(self.model, ids[0][:shared]) as prefix:
+            for rows in _batches(ids):
+                start = time.perf_counter()
+                outputs = self._decode([ids[row] for row in rows], max_new_tokens=max_new_tokens, prefix=prefix)
+                share_s = (time.perf_counter() - start) / len(rows)
+                for row, output in zip(rows, outputs, strict=True):
+                    replies[row] = self._reply(ids[row], output, share_s)
+                if progress:
+                    progress(len(rows))
         return [reply for reply in replies if reply is not None]
 
-    def decode(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, shared: int = 0) -> list[Generated]:
-        return decode(
-            self.model, prompts, stop_ids=self.base.renderer.stop_ids, max_new_tokens=max_new_tokens, shared=shared
-        )
+    def _decode(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, prefix: Prefix | None
+    ) -> list[Generated]:
+        stop_ids = self.base.renderer.stop_ids
+        return decode(self.model, prompts, stop_ids=stop_ids, max_new_tokens=max_new_tokens, prefix=prefix)
 
     def _reply(self, prompt: Sequence[int], output: Generated, share_s: float) -> Reply:
         text = self.base.renderer.decode(output.ids)
@@ -127,9 +128,14 @@ def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
 
 @torch.inference_mode()
 def decode(
-    model: Any, prompts: Sequence[Sequence[int]], *, stop_ids: frozenset[int], max_new_tokens: int, shared: int = 0
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    stop_ids: frozenset[int],
+    max_new_tokens: int,
+    prefix: Prefix | None = None,
 ) -> list[Generated]:
-    """Greedy decoding of a batch. The first `shared` ids of every prompt are the same and computed once.
+    """Greedy decoding of a batch. `prefix`: what all prompts begin with, computed before (`shared_prefix_of`).
 
     The rest of each prompt is padded on the left, so that all end in the same column; padding is masked and positions
     follow each row, so a row's result does not depend on the others beyond float error.
@@ -137,24 +143,23 @@ def decode(
     outputs = [Generated([], "length") for _ in prompts]
     rows = list(range(len(prompts)))  # which prompt each row of the batch is
     next_position_B = torch.tensor([len(prompt) for prompt in prompts])
-    with shared_prefix_of(model, prompts[0][:shared]) as prefix:
-        state = _prefill(model, [prompt[shared:] for prompt in prompts], start=shared, prefix=prefix)
-        for step in range(max_new_tokens):
-            tokens = state.logits_BV.argmax(-1).tolist()
-            going = [index for index, token in enumerate(tokens) if token not in stop_ids]
-            for index, token in enumerate(tokens):
-                if token in stop_ids:
-                    outputs[rows[index]].finish_reason = "stop"
-                else:
-                    outputs[rows[index]].ids.append(token)
-            if not going or step == max_new_tokens - 1:
-                break
-            if len(going) < len(rows):
-                state.keep(going)
-                next_position_B = next_position_B[going]
-                rows, tokens = [rows[index] for index in going], [tokens[index] for index in going]
-            state.advance(torch.tensor(tokens)[:, None], next_position_B[:, None])
-            next_position_B = next_position_B + 1
+    state = _prefill(model, prompts, prefix=prefix)
+    for step in range(max_new_tokens):
+        tokens = state.logits_BV.argmax(-1).tolist()
+        going = [index for index, token in enumerate(tokens) if token not in stop_ids]
+        for index, token in enumerate(tokens):
+            if token in stop_ids:
+                outputs[rows[index]].finish_reason = "stop"
+            else:
+                outputs[rows[index]].ids.append(token)
+        if not going or step == max_new_tokens - 1:
+            break
+        if len(going) < len(rows):
+            state.keep(going)
+            next_position_B = next_position_B[going]
+            rows, tokens = [rows[index] for index in going], [tokens[index] for index in going]
+        state.advance(torch.tensor(tokens)[:, None], next_position_B[:, None])
+        next_position_B = next_position_B + 1
     return outputs
 
 
@@ -166,7 +171,7 @@ def decode_one(model: Any, prompt: Sequence[int], *, max_new_tokens: int, sampli
         generator.seed()
     else:
         generator.manual_seed(sampling.seed)
-    state = _prefill(model, [prompt], start=0, prefix=None)
+    state = _prefill(model, [prompt], prefix=None)
     for step in range(max_new_tokens):
         token = pick(state.logits_BV[0], sampling, generator=generator)
         yield token
@@ -218,8 +223,10 @@ class _State:
         self.mask_BT = self.mask_BT[list(rows)]
 
 
-def _prefill(model: Any, prompts: Sequence[Sequence[int]], *, start: int, prefix: Prefix | None) -> _State:
-    """Feed the prompts' own ids, whose positions begin at `start`, padded on the left to one width."""
+def _prefill(model: Any, prompts: Sequence[Sequence[int]], *, prefix: Prefix | None) -> _State:
+    """Feed what the prompts have after the prefix, padded on the left to one width; positions go on from the prefix."""
+    start = prefix.num_tokens if prefix else 0
+    prompts = [prompt[start:] for prompt in prompts]
     width = max(map(len, prompts))
     ids_BT = torch.zeros(len(prompts), width, dtype=torch.long)
     mask_BT = torch.zeros_like(ids_BT)

@@ -24,6 +24,10 @@ class Prefix:
     keys: tuple[torch.Tensor, ...]
     values: tuple[torch.Tensor, ...]
 
+    @property
+    def num_tokens(self) -> int:
+        return self.keys[0].shape[1]
+
 
 @contextlib.contextmanager
 def shared_prefix_of(model: Any, ids: Sequence[int]) -> Iterator[Prefix | None]:

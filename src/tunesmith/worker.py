@@ -50,6 +50,8 @@ def prepare(recipe: Recipe, out: Path | None, *, say: Say, base: Base | None = N
     """
     data = Path(recipe.data)
     loaded = load_examples(data)
+    for note in loaded.notes:
+        say(str(note))
     whole = write_loaded(store.home() / "datasets", loaded)
     if recipe.validation:
         training = whole

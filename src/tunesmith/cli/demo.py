@@ -66,7 +66,7 @@ def demo(
         f"{base.name}: {facts.num_parameters / 1e6:.0f} M parameters, sha256 {base.sha256[:16]}, in {facts.path}"
     )
     show = _look_at_data(output, base, fast=fast, started=started)
-    recipe = Recipe(data=str(show.train_file), base=EMBEDDED_BASE)
+    recipe = Recipe(data=str(show.train_file), base=EMBEDDED_BASE, epochs=2 if fast else "auto")
     before = _measure_base(show)
     job, metrics = _train(show, recipe, out=out)
     evaluation = _measure_tuned(show, before, job=job)
@@ -191,7 +191,8 @@ def _show_disagreements(output: Output, evaluation: Evaluation) -> None:
 
     def marked(row: dict[str, Any], name: str) -> Text:
         right = row["scores"][name] == 1
-        return Text(f"{'✓' if right else '✗'} {row['replies'][name].strip()[:60]}", style="green" if right else "red")
+        reply = " ".join(row["replies"][name].split())
+        return Text(f"{'✓' if right else '✗'} {reply[:60]}", style="green" if right else "red")
 
     rows = evaluation.disagreements()
     output.table(
