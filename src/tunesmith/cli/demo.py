@@ -58,7 +58,7 @@ def demo(
     output = Output(as_json=as_json)
     output.heading("1. The base model")
     from tunesmith.model import load_base
-    from tunesmith.recipe import EMBEDDED_BASE, Recipe
+    from tunesmith.recipe import EMBEDDED_BASE, recipe_from
 
     base = load_base(EMBEDDED_BASE, say=output.say)
     facts = base.facts
@@ -66,7 +66,8 @@ def demo(
         f"{base.name}: {facts.num_parameters / 1e6:.0f} M parameters, sha256 {base.sha256[:16]}, in {facts.path}"
     )
     show = _look_at_data(output, base, fast=fast, started=started)
-    recipe = Recipe(data=str(show.train_file), base=EMBEDDED_BASE, epochs=1 if fast else "auto")
+    hurry = {"epochs": 1, "batch_size": 8} if fast else {}  # few rows: smaller steps, more of them
+    recipe = recipe_from({"data": str(show.train_file), **hurry}, source="the demo")
     before = _measure_base(show)
     job, metrics = _train(show, recipe, out=out)
     evaluation = _measure_tuned(show, before, job=job)
