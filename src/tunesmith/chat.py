@@ -10,11 +10,13 @@ import hashlib
 import json
 import reprlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+MAX_LABEL_CHARS = 64
+MAX_LABELS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,20 @@ class Example:
             body["weight"] = self.weight
         body.update(self.metadata)
         return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+
+
+def label_set(examples: Sequence[Example]) -> list[str] | None:
+    """The sorted distinct answers (stripped) when the task looks like classification, else None.
+
+    It does when every answer is one line of at most 64 characters and no JSON, and there are 2 to 1,000 different ones,
+    each standing for two rows or more on average.
+    """
+    answers = {example.answer.strip() for example in examples}
+    if not 2 <= len(answers) <= min(MAX_LABELS, len(examples) // 2):
+        return None
+    if any(len(answer) > MAX_LABEL_CHARS or "\n" in answer or answer[:1] in "{[" for answer in answers):
+        return None
+    return sorted(answers)
 
 
 @dataclass(frozen=True, slots=True)

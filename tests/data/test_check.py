@@ -9,9 +9,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tunesmith.chat import Example, Message
+from tunesmith.chat import Example, Message, label_set
 from tunesmith.cli.check import check as check_command
-from tunesmith.data.check import CheckReport, check, label_set
+from tunesmith.data.check import CheckReport, check
 from tunesmith.data.load import load
 
 
@@ -65,6 +65,7 @@ def test_few_short_answers_are_labels_and_texts_are_not() -> None:
     assert label_set(examples_of(*"abcab")) is None
     assert label_set(examples_of(*["x" * 65] * 9)) is None
     assert label_set(examples_of(*["x\ny"] * 9)) is None
+    assert label_set(examples_of(*['{"a": 1}', '{"b": 1}'] * 3)) is None
     assert label_set([]) is None
 
 

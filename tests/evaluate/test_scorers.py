@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tunesmith.chat import Example, Message
 from tunesmith.contender import Reply
 from tunesmith.errors import InputError
-from tunesmith.evaluate.scorers import SCORERS, Score, find_labels, make_scorer, normalise
+from tunesmith.evaluate.scorers import SCORERS, Score, make_scorer, normalise
 
 leaves = (
     st.none()
@@ -146,13 +146,6 @@ def test_normalising_twice_changes_nothing(text: str) -> None:
 def test_a_score_outside_0_to_1_is_our_own_mistake() -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         Score(1.5, "")
-
-
-def test_labels_are_found_only_where_answers_repeat() -> None:
-    assert find_labels([example(answer) for answer in "abab"]) == ["a", "b"]
-    assert find_labels([example(answer) for answer in "abcd"]) is None
-    assert find_labels([example('{"a": 1}'), example('{"b": 1}')] * 3) is None
-    assert find_labels([]) is None
 
 
 def test_every_scorer_gives_full_marks_to_the_expected_answer() -> None:

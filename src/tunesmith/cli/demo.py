@@ -90,10 +90,10 @@ def _needs_openai() -> None:
 
 
 def _look_at_data(output: Output, base: Base, *, fast: bool, started: float) -> Demo:
+    from tunesmith.chat import label_set
     from tunesmith.cli.preview import show_rendered
     from tunesmith.data.check import check
     from tunesmith.data.load import load, load_examples
-    from tunesmith.data.split import label_set
 
     output.heading("2. The data: customer messages to a bank, 77 intents (Banking77 extract, CC-BY-4.0)")
     train_file, test_file = _data_files(fast)

@@ -68,11 +68,12 @@ def measure(
     labels: Sequence[str] | None = None,
 ) -> Evaluation:
     """Ask every contender every row, with a progress bar each."""
+    from tunesmith.chat import label_set
     from tunesmith.evaluate.run import evaluate as evaluate_rows
-    from tunesmith.evaluate.scorers import find_labels, make_scorer
+    from tunesmith.evaluate.scorers import make_scorer
     from tunesmith.generate import reply_limit
 
-    known = find_labels(examples) or [] if labels is None else list(labels)
+    known = label_set(examples) or [] if labels is None else list(labels)
     made = {spec: make_scorer(spec, labels=known) for spec in scorers}
     limit = max_tokens or reply_limit([example.answer for example in examples], contenders)
     with output.progress() as bar:

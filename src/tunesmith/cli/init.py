@@ -22,9 +22,9 @@ def init(
     as_json: JsonFlag = False,
 ) -> None:
     """Write a recipe with every key, its default and what it means."""
+    from tunesmith.chat import label_set
     from tunesmith.data.files import write_new_files
     from tunesmith.data.load import load_examples
-    from tunesmith.data.split import label_set
     from tunesmith.recipe import recipe_from, recipe_yaml
 
     output = Output(as_json=as_json)

@@ -26,9 +26,10 @@ def split(
     as_json: JsonFlag = False,
 ) -> None:
     """Split a data file into FILE.train.jsonl and FILE.test.jsonl; rows with the same question stay together."""
+    from tunesmith.chat import label_set
     from tunesmith.data.files import write_new_files
     from tunesmith.data.load import load_examples
-    from tunesmith.data.split import group_key, label_set
+    from tunesmith.data.split import group_key
     from tunesmith.data.split import split as split_rows
     from tunesmith.errors import InputError
 

@@ -13,11 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tunesmith.chat import Example
+from tunesmith.chat import Example, label_set
 from tunesmith.data.load import Loaded, SourceRow
-from tunesmith.data.split import label_set, normal_text
-
-__all__ = ["CheckReport", "Finding", "check", "label_set"]
+from tunesmith.data.split import normal_text
 
 MAX_NOTE_LINES = 1000
 MAX_LABELS_SHOWN = 100

@@ -12,11 +12,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tunesmith.chat import Example
+from tunesmith.chat import Example, label_set
 from tunesmith.errors import InputError
-
-MAX_LABEL_CHARS = 64
-MAX_LABELS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +48,6 @@ def group_key(example: Example) -> str:
     """What makes two rows the same question: the normal form of their user turns (of the prompt if there are none)."""
     turns = [message for message in example.messages if message.role == "user"] or example.prompt
     return "\x1f".join(normal_text(turn.content) for turn in turns)
-
-
-def label_set(examples: Sequence[Example]) -> list[str] | None:
-    """The sorted distinct answers (stripped) when the task is classification, else None.
-
-    Classification means: every answer is one line of at most 64 characters, and there are at most 500 distinct
-    answers and at most one for every three rows.
-    """
-    most = min(MAX_LABELS, len(examples) // 3)
-    answers: set[str] = set()
-    for example in examples:
-        answer = example.answer.strip()
-        answers.add(answer)
-        if len(answers) > most or len(answer) > MAX_LABEL_CHARS or len(answer.splitlines()) > 1:
-            return None
-    return sorted(answers) or None
 
 
 def split(

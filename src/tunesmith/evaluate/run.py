@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.chat import Example
+from tunesmith.chat import Example, label_set
 from tunesmith.contender import Contender, Reply
 from tunesmith.errors import InputError, RunError
 from tunesmith.evaluate.mistakes import count_confusions, count_worst_labels, telling_rows
-from tunesmith.evaluate.scorers import Score, Scorer, find_labels
+from tunesmith.evaluate.scorers import Score, Scorer
 from tunesmith.evaluate.stats import Difference, Interval, mean_interval, paired_difference
 
 OnProgress = Callable[[str, int], None]  # (contender's name, rows just finished)
@@ -179,7 +179,7 @@ def evaluate(
     """Ask every contender the prompt of every example and score the replies.
 
     `scorers` maps the name used in the report to a scorer; the first is the main one. `labels` None: labels are
-    looked for in the expected answers (`find_labels`); an empty list says there are none.
+    looked for in the expected answers (`label_set`); an empty list says there are none.
     Raises InputError before any contender is asked when there is nothing to ask, two contenders share a name, or a
     scorer cannot be used on a row; RunError when a contender gives the wrong number of replies.
     """
@@ -199,7 +199,7 @@ def evaluate(
             for name, scorer in scorers.items()
         }
         answers.append(Answers(contender.name, list(replies), scores))
-    found = find_labels(examples) if labels is None else [label.strip() for label in labels]
+    found = label_set(examples) if labels is None else [label.strip() for label in labels]
     return Evaluation(tuple(examples), tuple(answers), tuple(scorers), tuple(found or ()))
 
 

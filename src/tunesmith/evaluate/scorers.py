@@ -10,7 +10,6 @@ import difflib
 import json
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +19,6 @@ from tunesmith.contender import Reply
 from tunesmith.errors import InputError
 
 SHOWN = 60  # characters of a text quoted in an explanation
-MAX_LABEL_LENGTH = 80
-MAX_LABELS = 1000
 NOT_JSON = object()
 
 
@@ -54,20 +51,6 @@ def make_scorer(spec: str, *, labels: Sequence[str] | None = None) -> Scorer:
     if name != "regex" and colon:
         raise InputError(f"The scorer {name!r} takes no argument, {argument!r} was given.", f"Write only {name}.")
     return SCORERS[name](argument, labels or ())
-
-
-def find_labels(examples: Sequence[Example]) -> list[str] | None:
-    """The sorted distinct answers when they look like class labels, else None.
-
-    They do when each is one line of at most 80 characters, there are 2 to 1,000 of them, and each stands for two rows
-    or more on average.
-    """
-    answers = Counter(example.answer.strip() for example in examples)
-    if not 2 <= len(answers) <= MAX_LABELS or len(answers) * 2 > len(examples):
-        return None
-    if any(len(answer) > MAX_LABEL_LENGTH or "\n" in answer or answer[:1] in "{[" for answer in answers):
-        return None
-    return sorted(answers)
 
 
 def normalise(text: str) -> str:
