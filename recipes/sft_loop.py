@@ -60,7 +60,7 @@ def mean_nll(model: Any, rows: list[tuple[list[int], list[int]]]) -> torch.Tenso
     """Sum of the negative log-likelihoods of all labels of the batch, divided by their number.
 
     A mean over rows of each row's own mean would give short answers more weight a token; see
-    https://huggingface.co/blog/gradient_accumulation for how that went wrong in practice.
+    transformers pull request 34191 for how that went wrong in practice.
     """
     ids_BT, mask_BT, labels_BT = pad(rows)
     logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT).logits
