@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.conftest import FAMILIES
+from tunesmith.adapter import attach_lora, detach, save_adapter
 from tunesmith.chat import Message
 from tunesmith.errors import InputError
 from tunesmith.generate import (
@@ -23,7 +24,7 @@ from tunesmith.generate import (
     reply_limit,
     shared_prefix,
 )
-from tunesmith.model import Base, attach_lora, detach, load_base, save_adapter
+from tunesmith.model import Base, load_base
 from tunesmith.prefix import can_share, shared_prefix_of
 
 STOPS = frozenset({2})

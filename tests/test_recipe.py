@@ -13,10 +13,14 @@ from hypothesis import strategies as st
 
 import tunesmith
 from tunesmith.errors import InputError
-from tunesmith.recipe import Recipe, load_recipe, recipe_from, recipe_yaml
+from tunesmith.recipe import Recipe, read_recipe, recipe_from, recipe_yaml
 from tunesmith.train.settings import Settings
 
 SOURCE = Path(tunesmith.__file__).parent
+
+
+def read(path: Path) -> Recipe:
+    return recipe_from(read_recipe(path), source=str(path))
 
 
 @pytest.mark.parametrize(
@@ -54,20 +58,20 @@ def test_every_problem_is_named_at_once() -> None:
 def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(InputError, match=r"r\.yaml"):
-        load_recipe(tmp_path / "r.yaml")
+        read(tmp_path / "r.yaml")
 
 
 def test_a_recipe_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.yaml"):
-        load_recipe(tmp_path / "none.yaml")
+        read(tmp_path / "none.yaml")
     (tmp_path / "r.yaml").write_bytes(b"data: \xff")
     with pytest.raises(InputError, match="not readable YAML"):
-        load_recipe(tmp_path / "r.yaml")
+        read(tmp_path / "r.yaml")
 
 
 def test_a_number_in_yaml_may_be_written_as_people_write_it(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("data: d\nlearning_rate: 1e-3\nalpha: 32\nwarmup_steps: 0\npatience: null\n")
-    recipe = load_recipe(tmp_path / "r.yaml")
+    recipe = read(tmp_path / "r.yaml")
     assert (recipe.learning_rate, recipe.alpha, recipe.warmup_steps, recipe.patience) == (0.001, 32.0, 0, None)
 
 
@@ -90,7 +94,7 @@ VALUES = st.fixed_dictionaries(
 def test_a_written_recipe_reads_back_as_the_same(tmp_path_factory: Any, values: dict[str, Any]) -> None:
     path = tmp_path_factory.mktemp("recipe") / "r.yaml"
     path.write_text(recipe_yaml(values, heading="Two\nlines"), encoding="utf-8")
-    assert load_recipe(path) == recipe_from(values, source="test")
+    assert read(path) == recipe_from(values, source="test")
 
 
 def test_a_written_recipe_has_every_key_with_its_text() -> None:

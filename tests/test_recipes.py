@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tunesmith.adapter import attach_lora, save_adapter
 from tunesmith.chat import parse_row
-from tunesmith.model import attach_lora, load_base, save_adapter
+from tunesmith.model import load_base
 from tunesmith.recipe import recipe_from
 from tunesmith.runs import create_run
 from tunesmith.train.loop import fit

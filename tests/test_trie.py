@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from tests.conftest import FAMILIES
 from tunesmith.model import load_base
+from tunesmith.nll import label_nll_N
 from tunesmith.render import Rendered
-from tunesmith.trie import label_nll_N, lay_out
+from tunesmith.trie import lay_out
 
 IDS = st.integers(3, 258)
 MAX_EXAMPLES = 8  # of each family; a case costs three forward and backward passes
@@ -98,7 +99,8 @@ def test_the_layout_holds_each_prefix_once_in_any_order_of_the_rows(
     rows, weights = batch
     order = list(range(len(rows)))
     random.shuffle(order)
-    prefixes = {row.ids[: end + 1] for row in rows for end in range(len(row.ids))}
+    needed = [max((place for place in range(1, len(row.ids)) if row.trained[place]), default=0) for row in rows]
+    prefixes = {row.ids[: end + 1] for row, length in zip(rows, needed, strict=True) for end in range(length)}
     tries = [lay_out(rows, weights), lay_out([rows[i] for i in order], [weights[i] for i in order])]
     for trie, owners in zip(tries, (range(len(rows)), order), strict=True):
         assert len(trie.ids_T) == len(prefixes)
@@ -124,7 +126,8 @@ def test_the_layout_holds_each_prefix_once_in_any_order_of_the_rows(
 
 def _path(trie: Any, token: int) -> tuple[int, ...]:
     """The ids that a token sees, in the order of their positions: its own prefix."""
-    seen = trie.sees_TT[token].nonzero().flatten()
+    places = torch.arange(len(trie.ids_T))
+    seen = ((places <= token) & (token < trie.ends_T)).nonzero().flatten()
     positions = trie.positions_T[seen]
     assert positions.tolist() == list(range(len(seen)))
     return tuple(trie.ids_T[seen].tolist())
@@ -144,9 +147,9 @@ def test_the_order_of_the_rows_does_not_change_the_loss(tiny_base: Path) -> None
 def test_without_sharing_rows_lie_side_by_side() -> None:
     rows = [Rendered((5, 6, 7), (False, True, True))] * 3
     trie = lay_out(rows, [1.0] * 3, share=False)
-    assert trie.ids_T.tolist() == [5, 6, 7] * 3
-    assert trie.sees_TT.sum() == 3 * 6
-    assert lay_out(rows, [1.0] * 3).ids_T.tolist() == [5, 6, 7]
+    assert trie.ids_T.tolist() == [5, 6] * 3
+    assert trie.ends_T.tolist() == [2, 2, 4, 4, 6, 6]
+    assert lay_out(rows, [1.0] * 3).ids_T.tolist() == [5, 6]
 
 
 def test_the_first_token_of_a_row_is_never_a_label() -> None:

@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
+from tunesmith.adapter import detach, find_tuned, load_adapter
 from tunesmith.chat import Message
 from tunesmith.contender import Contender, Progress, PromptedContender, Reply, parse_url_spec
 from tunesmith.errors import InputError
-from tunesmith.model import Base, adapter_base, adapter_folder, detach, load_adapter, load_base
+from tunesmith.model import Base, load_base
 from tunesmith.prefix import Prefix, can_share, shared_prefix_of
 
 
@@ -207,19 +208,19 @@ class _State:
         new_BT = torch.ones_like(ids_BT) if mask_BT is None else mask_BT
         self.mask_BT = torch.cat([self.mask_BT, new_BT], dim=1)
         output = self.model(
-            input_ids=ids_BT,
-            position_ids=positions_BT,
-            attention_mask=self.mask_BT,
+            input_ids=ids_BT.to(self.model.device),
+            position_ids=positions_BT.to(self.model.device),
+            attention_mask=self.mask_BT.to(self.model.device),
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
             **self.prefix,
         )
-        self.logits_BV = output.logits[:, -1]
+        self.logits_BV = output.logits[:, -1].cpu()
 
     def keep(self, rows: Sequence[int]) -> None:
         """Leave only these rows of the batch."""
-        self.cache.batch_select_indices(torch.tensor(rows))
+        self.cache.batch_select_indices(torch.tensor(rows, device=self.model.device))
         self.mask_BT = self.mask_BT[list(rows)]
 
 
@@ -250,20 +251,20 @@ def _batches(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
 def build_contenders(specs: Sequence[str], *, precision: str = "auto", say: Say = lambda text: None) -> list[Contender]:
     """Contenders from a line each; those on the same base share it in memory. Adapters are checked before any answers.
 
-    `base:M`, `base:M+prompt:FILE` (the file's text is the system prompt), `adapter:DIR` (an adapter or a run folder),
-    `url:http://host:port/v1#model`. Raises InputError for a line that cannot be read.
+    `base:M`, `base:M+prompt:FILE` (the file's text is the system prompt), `adapter:DIR` (a run, an adapter or a trained
+    model), `url:http://host:port/v1#model`. Raises InputError for a line that cannot be read.
     """
-    bases: dict[str, Base] = {}
+    bases: dict[tuple[str, bool], Base] = {}
 
-    def base_named(name: str) -> Base:
-        if name not in bases:
-            bases[name] = load_base(name, precision=precision, say=say)
-        return bases[name]
+    def base_named(name: str, quantize: bool = False) -> Base:
+        if (name, quantize) not in bases:
+            bases[name, quantize] = load_base(name, precision=precision, quantize=quantize, say=say)
+        return bases[name, quantize]
 
     return [_build(spec, base_named) for spec in specs]
 
 
-def _build(spec: str, base_named: Callable[[str], Base]) -> Contender:
+def _build(spec: str, base_named: Callable[..., Base]) -> Contender:
     kind, _, rest = spec.partition(":")
     if kind == "url":
         return parse_url_spec(spec)
@@ -272,10 +273,12 @@ def _build(spec: str, base_named: Callable[[str], Base]) -> Contender:
     if kind == "base" and target:
         contender = LocalContender(spec, base_named(target))
     elif kind == "adapter" and target:
-        folder = adapter_folder(Path(target))
-        base = base_named(adapter_base(folder))
-        detach(load_adapter(base, folder))
-        contender = AdapterContender(spec, base, folder)
+        tuned = find_tuned(Path(target))
+        base = base_named(tuned.base, tuned.quantized)
+        contender = LocalContender(spec, base)
+        if tuned.adapter:
+            detach(load_adapter(base, tuned.adapter))
+            contender = AdapterContender(spec, base, tuned.adapter)
     else:
         known = "base:M, base:M+prompt:FILE, adapter:DIR or url:http://host:port/v1#model"
         raise InputError(f"The contender {spec!r} cannot be read.", f"Write it as {known}.")

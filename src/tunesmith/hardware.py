@@ -1,12 +1,13 @@
 """What this machine has, each fact with its source: cores, memory, processor flags.
 
-Not here: which precision is faster, which is measured (model.choose_dtype). Read by train, the report and the CLI.
+Not here: which precision is faster, which is measured (products.choose_dtype). Read by train, the report and the CLI.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,31 @@ def detect() -> Hardware:
         memory_bytes=_memory_bytes(),
         flags=frozenset(_field(cpuinfo, "flags").split()),
     )
+
+
+def idle_cores(cores: int, *, watch_s: float = 0.3) -> int:
+    """How many of the `cores` this process may use stand idle now, at least 1: looks for `watch_s`, doing nothing.
+
+    A thread on a core that another process uses makes all others wait: two on a busy machine of two cores run several
+    times slower than one. Where the system does not tell, all.
+    """
+    before = _busy_s()
+    time.sleep(watch_s)
+    after = _busy_s()
+    others = sum(max(0.0, after[core] - before.get(core, 0.0)) for core in after) / watch_s
+    return min(cores, max(1, round(len(after) - others))) if after else cores
+
+
+def _busy_s() -> dict[int, float]:
+    """Seconds that each core this process may use has worked since the machine started."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    busy = {}
+    for line in _read("/proc/stat").splitlines():
+        name, *fields = line.split()
+        if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in allowed:
+            user, nice, system, _idle, _waits, *rest = map(int, fields[:8])
+            busy[int(name[3:])] = (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
+    return busy
 
 
 def _cores() -> tuple[int, str]:

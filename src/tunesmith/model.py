@@ -1,38 +1,32 @@
-"""Load a base, put an adapter on it, save and reload the adapter in PEFT's format.
+"""Find and load a base: a local folder, the embedded default, or one of the Hugging Face hub; as it is or in 4 bits.
 
-Not here: token ids (render), training, decoding (generate). Nothing that a folder brings is executed: safetensors only,
-and no remote code. An adapter is pinned to the sha256 of its base and refused on another.
+Not here: token ids (render), adapters and trained models (adapter), decoding (generate). Nothing that a folder brings
+is executed: safetensors only, and no remote code.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tunesmith.chat import Message
 from tunesmith.embedded import embedded_base
 from tunesmith.errors import InputError, ModelError
-from tunesmith.facts import ModelFacts, read_facts, safetensors_header, weights_sha256
+from tunesmith.facts import ModelFacts, read_facts, weights_sha256
+from tunesmith.products import choose_dtype
 from tunesmith.recipe import EMBEDDED_BASE
 from tunesmith.render import Renderer
-from tunesmith.runs import Run, is_run
-
-ADAPTER_FILE = "adapter_model.safetensors"
-PIN_FILE = "tunesmith.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A loaded base: the transformers model (evaluation mode, frozen), its renderer and what is known of it."""
+    """A loaded base: the transformers model (evaluation mode, frozen), its renderer and what is known of it.
+
+    `quantized`: its linear layers are held in 4 bits; `sha256` is of the files, the same either way.
+    """
 
     name: str
     facts: ModelFacts
@@ -40,6 +34,12 @@ class Base:
     model: Any
     renderer: Renderer
     dtype_reason: str
+    quantized: bool = False
+
+    @property
+    def trained_in_place(self) -> bool:
+        """Whether a full fine-tuning has changed its weights: it is not the base any more."""
+        return any(parameter.requires_grad for parameter in self.model.parameters())
 
 
 def find_base(name: str, say: Callable[[str], None] = lambda text: None) -> Path:
@@ -62,8 +62,13 @@ def find_base(name: str, say: Callable[[str], None] = lambda text: None) -> Path
         ) from error
 
 
-def load_base(name: str, *, precision: str = "auto", say: Callable[[str], None] = lambda text: None) -> Base:
-    """Find and load a base with its tokenizer, frozen. Raises ModelError or InputError with the reason."""
+def load_base(
+    name: str, *, precision: str = "auto", quantize: bool = False, say: Callable[[str], None] = lambda text: None
+) -> Base:
+    """Find and load a base with its tokenizer, frozen; `quantize` holds its linear layers in 4 bits (QLoRA's NF4).
+
+    Raises ModelError or InputError with the reason.
+    """
     from transformers import AutoModelForCausalLM
 
     path = find_base(name, say)
@@ -71,15 +76,53 @@ def load_base(name: str, *, precision: str = "auto", say: Callable[[str], None] 
     dtype, reason = choose_dtype(precision)
     attention = "eager" if facts.model_type.startswith("gemma2") else "sdpa"  # soft caps need the plain form
     renderer = _load_renderer(path)
+    options = _four_bit_options(dtype) if quantize else {}
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, attn_implementation=attention, use_safetensors=True, trust_remote_code=False
+            path, dtype=dtype, attn_implementation=attention, use_safetensors=True, trust_remote_code=False, **options
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{path} could not be loaded: {error}", "Is it a decoder-only language model?") from error
+    if quantize:
+        _keep_gradients(model)
+    else:
+        model.to(_device())
     model.requires_grad_(False)
     model.eval()
-    return Base(name, facts, weights_sha256(path), model, renderer, reason)
+    return Base(name, facts, weights_sha256(path), model, renderer, reason, quantize)
+
+
+def _four_bit_options(dtype: torch.dtype) -> dict[str, Any]:
+    """NF4 with double quantisation (Dettmers et al. 2023, QLoRA); embeddings and output layer stay as they are."""
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            "A base in 4 bits needs the package bitsandbytes.", "Install it: pip install 'tunesmith[qlora]'"
+        ) from error
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"quantization_config": config, "device_map": {"": _device()}}
+
+
+def _device() -> torch.device:
+    """The accelerator, where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _keep_gradients(model: Any) -> None:
+    """On processors with AVX512-BF16 a forward without gradients, such as a validation, would pack the weights for a
+    kernel that computes in bfloat16 and has no backward; the training steps after it would be wrong (bitsandbytes
+    0.50.2, nn/modules.py, Linear4bit.forward)."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def load_renderer(name: str, *, say: Callable[[str], None] = lambda text: None) -> Renderer:
@@ -99,172 +142,6 @@ def _load_renderer(path: Path) -> Renderer:
         raise ModelError(f"{path} has no tokenizer that loads: {error}", "A base needs tokenizer.json.") from error
     stops = GenerationConfig.from_pretrained(path).eos_token_id if (path / "generation_config.json").is_file() else None
     return Renderer(tokenizer, stop_ids=_as_ids(stops))
-
-
-@lru_cache(maxsize=4)
-def choose_dtype(precision: str) -> tuple[torch.dtype, str]:
-    """The precision of the frozen base and why: what was asked, or by a short measurement.
-
-    bfloat16 must be clearly faster: processors without native support emulate it several times slower, their flags do
-    not tell reliably, and a close call must not come out differently the next time.
-    """
-    if precision != "auto":
-        return getattr(torch, precision), "asked for"
-    rates = {dtype: _gemm_gflops(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    best = torch.bfloat16 if rates[torch.bfloat16] > 1.3 * rates[torch.float32] else torch.float32
-    measured = ", ".join(f"{str(dtype)[6:]} {rate:.0f}" for dtype, rate in rates.items())
-    return best, f"measured matrix products: {measured} GFLOP/s"
-
-
-def attach_lora(base: Base, *, rank: int, alpha: float, dropout: float, targets: Sequence[str] | str) -> Any:
-    """The base with a fresh LoRA adapter (float32, B = 0) as a PEFT model. Draws from torch's global generator."""
-    from peft import LoraConfig, get_peft_model
-
-    chosen = targets if isinstance(targets, str) else list(targets)
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=chosen, task_type="CAUSAL_LM")
-    try:
-        with _quiet():
-            model = get_peft_model(base.model, config)
-    except ValueError as error:
-        raise InputError(f"The adapter's targets {chosen!r} do not fit {base.name}: {error}") from error
-    config.base_model_name_or_path = base.name
-    return model
-
-
-def save_adapter(model: Any, folder: Path, *, base: Base) -> None:
-    """Write `adapter_model.safetensors` and `adapter_config.json` as PEFT does, and pin them to the base's sha256."""
-    with _quiet():
-        model.save_pretrained(folder, save_embedding_layers=False)  # "auto" would ask the network
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-    pin = {
-        "base": base.name,
-        "base_sha256": base.sha256,
-        "template_sha256": base.renderer.template_sha256,
-        "stop_ids": sorted(base.renderer.stop_ids),
-    }
-    (folder / PIN_FILE).write_text(json.dumps(pin, indent=2), encoding="utf-8")
-
-
-def adapter_folder(folder: Path) -> Path:
-    """The adapter that a folder means: itself, or the `adapter/` of a run. Raises InputError for anything else.
-
-    A run that is not finished has no adapter to show: only what was proved is used.
-    """
-    if not is_run(folder):
-        return folder
-    run = Run(folder)
-    state = run.status["state"]
-    if state != "finished":
-        raise InputError(
-            f"The run {folder} is {state}, not finished: it has no proved adapter.", "Start its command again."
-        )
-    return run.adapter_dir
-
-
-def adapter_base(folder: Path) -> str:
-    """The name of the base an adapter was trained on. Raises InputError when the folder is no adapter."""
-    config = folder / "adapter_config.json"
-    if not config.is_file() or not (folder / ADAPTER_FILE).is_file():
-        raise InputError(
-            f"{folder} is no adapter: it needs adapter_config.json and {ADAPTER_FILE}.", "`tunesmith runs` lists runs."
-        )
-    return str(json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"])
-
-
-def load_adapter(base: Base, folder: Path, *, trainable: bool = False) -> Any:
-    """Put a saved adapter on the base. ModelError for another base, or when a tensor of the file is not applied."""
-    from peft import PeftModel
-
-    _check_pin(base, folder)
-    with _quiet():
-        model = PeftModel.from_pretrained(base.model, str(folder), is_trainable=trainable)
-    return _whole(model, folder, name="default")
-
-
-def add_adapter(base: Base, folder: Path, *, name: str, model: Any | None = None) -> Any:
-    """Put a saved adapter on the base under `name`, beside those of `model`, the result for the adapter before.
-
-    `name` holds no dot. Switch with `model.set_adapter(name)`. Raises what `load_adapter` raises.
-    """
-    from peft import PeftModel
-
-    _check_pin(base, folder)
-    with _quiet():
-        if model is None:
-            model = PeftModel.from_pretrained(base.model, str(folder), adapter_name=name)
-        else:
-            model.load_adapter(str(folder), adapter_name=name)
-            model.set_adapter(name, inference_mode=True)
-    return _whole(model, folder, name=name)
-
-
-@torch.inference_mode()
-def logit_change(base: Base, model: Any) -> float:
-    """Largest absolute difference that the active adapter makes to the logits of a short fixed conversation."""
-    ids_BT = torch.tensor([base.renderer.prompt([Message("user", "Where is my card? I ordered it 9 days ago.")])])
-    with_BTV = model(input_ids=ids_BT).logits
-    with model.disable_adapter():
-        without_BTV = model(input_ids=ids_BT).logits
-    return float((with_BTV.float() - without_BTV.float()).abs().max())
-
-
-def _check_pin(base: Base, folder: Path) -> None:
-    adapter_base(folder)
-    pin = json.loads((folder / PIN_FILE).read_text(encoding="utf-8")) if (folder / PIN_FILE).is_file() else {}
-    if pin.get("base_sha256", base.sha256) != base.sha256:
-        raise ModelError(
-            f"{folder} was trained on another base: sha256 {pin['base_sha256'][:12]}, "
-            f"and {base.name} has {base.sha256[:12]}.",
-            f"Load it on {pin['base']}.",
-        )
-    if pin.get("template_sha256", base.renderer.template_sha256) != base.renderer.template_sha256:
-        raise ModelError(
-            f"{folder} was trained with another chat template than {base.name} has now.", "Restore the template."
-        )
-
-
-def _whole(model: Any, folder: Path, *, name: str) -> Any:
-    """The model in evaluation mode, once every tensor of the adapter's file is on it; else the adapter is taken off."""
-    in_file = set(safetensors_header(folder / ADAPTER_FILE))
-    keys = (f"{key}." for key, _ in model.named_parameters() if "lora_" in key)
-    on_model = {key.replace(f".{name}.", ".")[:-1] for key in keys if f".{name}." in key}
-    if in_file != on_model:
-        if len(model.peft_config) > 1:
-            model.delete_adapter(name)
-        else:
-            detach(model)
-        raise ModelError(
-            f"{folder} does not fit this base: of its {len(in_file)} tensors {len(in_file - on_model)} have no place "
-            f"on it, and {len(on_model - in_file)} places got none.",
-            "Name the base it was trained on, or copy it again.",
-        )
-    model.eval()
-    return model
-
-
-def detach(model: Any) -> Any:
-    """Take the adapter off again; the base model is what it was before."""
-    return model.unload()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back the libraries' warnings about each other's names; what matters here is checked by us."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _gemm_gflops(dtype: torch.dtype) -> float:
-    """Rate of a product as wide as a small model's, best of three of at most 30 ms each."""
-    x, w = torch.randn(256, 576, dtype=dtype), torch.randn(1536, 576, dtype=dtype)
-    torch.nn.functional.linear(x, w)
-    best = float("inf")
-    for _ in range(3):
-        start = time.perf_counter()
-        torch.nn.functional.linear(x, w)
-        best = min(best, time.perf_counter() - start)
-    return 2 * 256 * 576 * 1536 / best / 1e9
 
 
 def _as_ids(value: int | Sequence[int] | None) -> list[int]:

@@ -42,7 +42,8 @@ def shared_prefix_of(model: Any, ids: Sequence[int]) -> Iterator[Prefix | None]:
     from transformers import DynamicCache
 
     cache = DynamicCache(config=model.config)
-    model(input_ids=torch.tensor([list(ids)]), past_key_values=cache, use_cache=True, logits_to_keep=1)
+    ids_BT = torch.tensor([list(ids)], device=model.device)
+    model(input_ids=ids_BT, past_key_values=cache, use_cache=True, logits_to_keep=1)
     prefix = Prefix(tuple(layer.keys[0] for layer in cache.layers), tuple(layer.values[0] for layer in cache.layers))
     _register()
     before = model.config._attn_implementation

@@ -1,4 +1,5 @@
-"""A run directory: recipe.json, status.json, events.jsonl, metrics.jsonl, ledger.jsonl, checkpoints/, adapter/, report.
+"""A run directory: recipe.json, status.json, events.jsonl, metrics.jsonl, ledger.jsonl, checkpoints/, adapter/ or
+model/.
 
 Not here: training, or what a checkpoint holds (train.checkpoint). The directory is the truth about a run; a status is
 only ever "finished" after the checks that prove it, and files are replaced whole or appended line by line.
@@ -45,6 +46,16 @@ class Run:
         return self.directory / "adapter"
 
     @property
+    def model_dir(self) -> Path:
+        """Where a full fine-tuning keeps its model; every other run has an adapter."""
+        return self.directory / "model"
+
+    @property
+    def weights_dir(self) -> Path:
+        """What was trained: the model or the adapter."""
+        return self.model_dir if self.model_dir.is_dir() else self.adapter_dir
+
+    @property
     def checkpoints_dir(self) -> Path:
         return self.directory / "checkpoints"
 
@@ -70,6 +81,11 @@ class Run:
     def metric(self, **values: Any) -> None:
         """One line of live metrics: always with `step`, and what was measured at it."""
         self._append("metrics.jsonl", values)
+
+    def example_losses(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """The loss of each example of a step, where the recipe asks for it. After a resume, the newest line counts."""
+        for row in rows:
+            self._append("example_losses.jsonl", {"step": step, **row})
 
     def metrics(self) -> list[dict[str, Any]]:
         """All metric lines; a last line torn by a crash is left out. After a resume, a step's newest line counts."""

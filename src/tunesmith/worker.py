@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from tunesmith import runs, store
 from tunesmith.data.dataset import Dataset, split_dataset, write_loaded
 from tunesmith.data.ledger import LedgerRow, check_conservation
 from tunesmith.data.load import load_examples
-from tunesmith.errors import InputError
+from tunesmith.errors import InputError, TunesmithError
 from tunesmith.model import Base, load_base
 from tunesmith.recipe import Recipe
 from tunesmith.runs import Run
 from tunesmith.train.loop import Interrupted, Watch
 from tunesmith.train.rows import Drop
 from tunesmith.train.run import Plan, plan, train
+from tunesmith.train.trackers import tracking
 
 Say = Callable[[str], None]
 
@@ -43,41 +44,125 @@ class Job:
     resumed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run of a sweep ended: `error` is None when it finished."""
+
+    name: str
+    run: Run
+    error: str | None
+
+    @property
+    def validation_loss(self) -> float:
+        return float("inf") if self.error else float(self.run.status["metrics"]["validation_loss"])
+
+
 def prepare(recipe: Recipe, out: Path | None, *, say: Say, base: Base | None = None) -> Job:
     """Read and split the data, load the base, plan, and make (or find again) the run directory.
 
     All of the user's mistakes show here, before anything is written to `out`.
     """
-    data = Path(recipe.data)
-    loaded = load_examples(data)
-    for note in loaded.notes:
-        say(str(note))
-    whole = write_loaded(store.home() / "datasets", loaded)
-    if recipe.validation:
-        training = whole
-        validation = write_loaded(store.home() / "datasets", load_examples(Path(recipe.validation)))
-    else:
-        training, validation = split_dataset(
-            store.home() / "datasets", whole, fraction=recipe.validation_fraction, seed=recipe.seed
-        )
-    values = recipe.model_dump()
-    fingerprint = hashlib.sha256(json.dumps([values, training.id, validation.id]).encode()).hexdigest()
+    training, validation = _datasets(recipe, say=say)
+    fingerprint = _fingerprint(recipe, training, validation)
     found = _unfinished(out, fingerprint)
-    base = base or load_base(recipe.base, precision=recipe.precision, say=say)
-    planned = plan(base, recipe, examples=training.examples, validation=validation.examples)
+    base = base or load_base_for(recipe, say=say)
+    lines = [row.line for row in training.rows]
+    planned = plan(base, recipe, examples=training.examples, validation=validation.examples, lines=lines)
     ledger = _join_ledger(training, validation, planned, own_validation=recipe.validation is None)
     check_conservation(ledger, training.source.lines)
     facts = {"fingerprint": fingerprint, "dataset": training.id, "validation_dataset": validation.id}
-    run = found or runs.create_run(out, recipe=values, facts=facts)
+    run = found or runs.create_run(out, recipe=recipe.model_dump(), facts=facts)
     run.write_lines("ledger.jsonl", (row.as_dict() for row in ledger))
     run.write_lines("validation.jsonl", (json.loads(example.to_json()) for example in validation.examples))
     return Job(run, base, recipe, training, validation, planned, tuple(ledger), found is not None)
 
 
+def load_base_for(recipe: Recipe, *, say: Say) -> Base:
+    """The base as the recipe's method trains on it: in float32 where its weights are trained, in 4 bits for QLoRA."""
+    precision = "float32" if recipe.method == "full" else recipe.precision
+    return load_base(recipe.base, precision=precision, quantize=recipe.method == "qlora", say=say)
+
+
 def execute(job: Job, *, watch: Watch, say: Say) -> dict[str, Any]:
     """Train the job. Ctrl-C and SIGTERM save a checkpoint after the step in progress, then raise Interrupted."""
-    with _locked(job.run), _stop_on_signals() as stop_asked:
-        return train(job.run, job.base, plan=job.plan, watch=watch, say=say, stop_asked=stop_asked)
+    with (
+        _locked(job.run),
+        _stop_on_signals() as stop_asked,
+        tracking(job.run, job.recipe.trackers, watch=watch, say=say) as tracked,
+    ):
+        return train(job.run, job.base, plan=job.plan, watch=tracked, say=say, stop_asked=stop_asked)
+
+
+def sweep(
+    recipes: Mapping[str, Recipe], out: Path, *, train_one: Callable[[str, Recipe, Base], object], say: Say
+) -> list[Outcome]:
+    """Train each recipe with `train_one` into the folder of its name in `out`; the outcomes, best loss first.
+
+    Every mistake of the user shows before the first step. A run that fails does not stop the others; one that is
+    finished is not trained again.
+    """
+    shared = _SharedBase(say)
+    left = []
+    for name, recipe in recipes.items():
+        training, validation = _datasets(recipe, say=lambda text: None)
+        fingerprint = _fingerprint(recipe, training, validation)
+        if not _is_finished(out / name, fingerprint):
+            _unfinished(out / name, fingerprint)
+            plan(shared.base(recipe), recipe, examples=training.examples, validation=validation.examples)
+            left.append(name)
+    outcomes = []
+    for name, recipe in recipes.items():
+        error = None
+        if name in left:
+            try:
+                train_one(name, recipe, shared.base(recipe))
+            except TunesmithError as failure:
+                error = str(failure)
+        outcomes.append(Outcome(name, Run(out / name), error))
+    return sorted(outcomes, key=lambda outcome: outcome.validation_loss)
+
+
+class _SharedBase:
+    """The base in memory, loaded once for all recipes of a sweep that agree on it."""
+
+    def __init__(self, say: Say) -> None:
+        self.say = say
+        self.held: Base | None = None
+        self.wanted: object = None
+
+    def base(self, recipe: Recipe) -> Base:
+        wanted = (recipe.base, recipe.precision, recipe.method == "full", recipe.method == "qlora")
+        if self.held and self.held.trained_in_place:
+            self.say("The base is loaded again: the full fine-tuning before trained it in place.")
+        elif self.held and wanted == self.wanted:
+            return self.held
+        self.held = None  # before the next one takes its place in memory
+        self.held, self.wanted = load_base_for(recipe, say=self.say), wanted
+        return self.held
+
+
+def _datasets(recipe: Recipe, *, say: Say) -> tuple[Dataset, Dataset]:
+    """The training and the validation rows. Raises DataError with every problem of a file."""
+    folder = store.home() / "datasets"
+    loaded = load_examples(Path(recipe.data))
+    for note in loaded.notes:
+        say(str(note))
+    whole = write_loaded(folder, loaded)
+    if recipe.validation:
+        return whole, write_loaded(folder, load_examples(Path(recipe.validation)))
+    return split_dataset(folder, whole, fraction=recipe.validation_fraction, seed=recipe.seed)
+
+
+def _fingerprint(recipe: Recipe, training: Dataset, validation: Dataset) -> str:
+    return hashlib.sha256(json.dumps([recipe.model_dump(), training.id, validation.id]).encode()).hexdigest()
+
+
+def _is_finished(out: Path, fingerprint: str) -> bool:
+    """Whether `out` holds a finished run of this very recipe and data."""
+    if not runs.is_run(out):
+        return False
+    run = Run(out)
+    return run.status["state"] == "finished" and run.read_json("run.json").get("fingerprint") == fingerprint
 
 
 def _unfinished(out: Path | None, fingerprint: str) -> Run | None:

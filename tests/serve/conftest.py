@@ -18,7 +18,8 @@ def make_adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> C
     def make(seed: int, *, scale: float = 0.3, rank: int = 4) -> Path:
         import torch
 
-        from tunesmith.model import attach_lora, load_base, save_adapter
+        from tunesmith.adapter import attach_lora, save_adapter
+        from tunesmith.model import load_base
 
         base = load_base(str(tiny_base), precision="float32")
         torch.manual_seed(seed)

@@ -16,10 +16,11 @@ import httpx
 import openai
 import pytest
 
+from tunesmith.adapter import load_adapter
 from tunesmith.chat import Message
 from tunesmith.contender import Reply
 from tunesmith.generate import LocalContender
-from tunesmith.model import load_adapter, load_base
+from tunesmith.model import load_base
 from tunesmith.serve.app import create_app
 from tunesmith.serve.models import Item, ServedModel, ServedModels
 from tunesmith.serve.reply import Ask

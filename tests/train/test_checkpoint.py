@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -46,11 +55,18 @@ def test_a_restored_checkpoint_is_the_saved_state_random_numbers_included(tmp_pa
     assert all(torch.equal(a[i][k], b[i][k]) for i in a for k in a[i])
 
 
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, Path.unlink], ids=["flipped bit", "truncated", "missing"])
 @pytest.mark.parametrize("name", ["adapter.safetensors", "state.pt", "progress.json", "manifest.json"])
-def test_a_damaged_newest_goes_to_quarantine_and_the_older_is_used(tmp_path: Path, name: str) -> None:
+def test_a_damaged_newest_goes_to_quarantine_and_the_older_is_used(
+    tmp_path: Path, name: str, damage: Callable[[Path], None]
+) -> None:
     older, newest = save(tmp_path, 4), save(tmp_path, 8)
     assert checkpoint.newest(tmp_path) == newest
-    flip(newest / name)
+    damage(newest / name)
     assert checkpoint.newest(tmp_path) == older
     assert [path.name for path in (tmp_path / "quarantine").iterdir()] == ["step-000008-0"]
     assert not newest.exists()
@@ -64,13 +80,13 @@ def test_without_a_whole_one_there_is_none_and_all_are_kept(tmp_path: Path) -> N
     assert len(list((tmp_path / "quarantine").iterdir())) == 2
 
 
-def test_a_save_cut_off_by_a_kill_is_not_seen_and_the_next_one_takes_its_place(tmp_path: Path) -> None:
+def test_what_a_kill_left_behind_is_not_seen_and_is_cleared(tmp_path: Path) -> None:
     whole = save(tmp_path, 1)
-    staged = tmp_path / ".staged-000002"
-    staged.mkdir()
-    (staged / "adapter.safetensors").write_bytes(b"half")
+    for name in (".staged-step-000002", ".removed-step-000000"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter.safetensors").write_bytes(b"half")
     assert checkpoint.newest(tmp_path) == whole
-    assert checkpoint.newest(tmp_path) != save(tmp_path, 2) == checkpoint.newest(tmp_path)
+    assert list(tmp_path.iterdir()) == [whole]
 
 
 def test_a_checkpoint_of_the_same_step_is_replaced_and_pruning_keeps_the_best_and_the_newest_two(
@@ -82,10 +98,10 @@ def test_a_checkpoint_of_the_same_step_is_replaced_and_pruning_keeps_the_best_an
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000001", "step-000003", "step-000004"]
 
 
-def test_a_checkpoint_that_cannot_be_written_says_what_is_needed(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"cannot be written: .* Free at least"):
-        save(tmp_path / "file", 1)
+def test_the_newest_is_the_one_of_the_highest_step_beyond_six_digits_too(tmp_path: Path) -> None:
+    for step in (999_999, 1_000_000):
+        shutil.copytree(save(tmp_path / "made", 1), tmp_path / f"step-{step:06d}")
+    assert checkpoint.newest(tmp_path) == tmp_path / "step-1000000"
 
 
 def test_a_best_checkpoint_that_is_damaged_is_not_used_silently(tmp_path: Path) -> None:
@@ -93,3 +109,157 @@ def test_a_best_checkpoint_that_is_damaged_is_not_used_silently(tmp_path: Path) 
     flip(path / "adapter.safetensors")
     with pytest.raises(RunError, match="missing or damaged"):
         checkpoint.restore_adapter(path, trained(1)[0])
+
+
+def test_a_checkpoint_of_another_model_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
+    path = save(tmp_path, 2)
+    other = torch.nn.Linear(5, 3)
+    before = other.weight.clone()
+    with pytest.raises(RunError, match="does not fit this run"):
+        checkpoint.restore(path, other, optimizer=torch.optim.AdamW(other.parameters()))
+    assert torch.equal(other.weight, before)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, value: float) -> None:
+    model, optimizer = trained(1)
+    with torch.no_grad():
+        model.bias[1] = value
+    with pytest.raises(RunError, match=r"At step 7 the weight bias is not finite.*lower learning_rate"):
+        checkpoint.save(tmp_path, model, optimizer=optimizer, progress=Progress(step=7))
+    assert not list(tmp_path.iterdir())
+
+
+# -- a disk that refuses ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_files() -> Iterator[Callable[[int], None]]:
+    """Files of this process may only grow to so many bytes: what a full disk or a quota does, without one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def sized(num_weights: int) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = torch.nn.Linear(num_weights, 1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.randn(1, num_weights)).sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+@pytest.mark.parametrize("limit", [100, 40_000, 85_000], ids=["at once", "in the adapter", "in the optimiser's state"])
+def test_a_full_disk_is_said_with_the_bytes_and_leaves_the_older_checkpoint_and_nothing_else(
+    tmp_path: Path, small_files: Callable[[int], None], limit: int
+) -> None:
+    model, optimizer = sized(20_000)  # 80 kB, and twice as much of state
+    whole = checkpoint.save(tmp_path, model, optimizer=optimizer, progress=Progress(step=1))
+    small_files(limit)
+    with pytest.raises(RunError, match=r"step-000002 cannot be written: File too large\. Free 0\.2 MB there and start"):
+        checkpoint.save(tmp_path, model, optimizer=optimizer, progress=Progress(step=2))
+    assert list(tmp_path.iterdir()) == [whole]
+    assert checkpoint.newest(tmp_path) == whole
+
+
+def test_a_really_full_file_system_does_the_same(tmp_path: Path) -> None:
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "none", str(tmp_path)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small file system takes a privilege that this process does not have")
+    try:
+        model, optimizer = sized(20_000)
+        whole = checkpoint.save(tmp_path, model, optimizer=optimizer, progress=Progress(step=1))
+        with pytest.raises(RunError, match=os.strerror(errno.ENOSPC)):
+            checkpoint.save(tmp_path, model, optimizer=optimizer, progress=Progress(step=2))
+        assert list(tmp_path.iterdir()) == [whole]
+        assert checkpoint.newest(tmp_path) == whole
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_place_that_is_no_folder_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"cannot be written: Not a directory\. Make .*file writable"):
+        save(tmp_path / "file", 1)
+
+
+@pytest.mark.parametrize("mode", [0o500, 0o000], ids=["not writable", "not readable"])
+def test_a_folder_without_permission_says_so_and_takes_nothing_for_damaged(mode: int) -> None:
+    folder = Path(tempfile.mkdtemp()) / "checkpoints"  # not under tmp_path, which only its owner may enter
+    folder.parent.chmod(0o755)
+    whole = save(folder, 1)
+    touched = folder if mode == 0o500 else whole / "manifest.json"
+    touched.chmod(mode)
+
+    def refused() -> bool:
+        with pytest.raises(RunError, match=r"Permission denied.* Make|may not read the checkpoint"):
+            save(folder, 2) if mode == 0o500 else checkpoint.newest(folder)
+        return True
+
+    try:
+        assert in_a_child(refused, as_nobody=os.geteuid() == 0)
+        touched.chmod(0o755)
+        assert checkpoint.newest(folder) == whole
+    finally:
+        shutil.rmtree(folder.parent)
+
+
+def in_a_child(work: Callable[[], object], *, as_nobody: bool = False) -> bool:
+    """Run `work` in a fork, without the rights of the superuser if asked; whether it came to its end."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            if as_nobody:
+                os.setgid(65534)
+                os.setuid(65534)
+            status = 0 if work() else 1
+        finally:
+            os._exit(status)
+    return os.waitpid(child, 0)[1] == 0
+
+
+# -- killed while saving ----------------------------------------------------------------------------------------
+
+FILE_EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
+
+
+def test_a_kill_at_every_file_event_of_a_save_and_a_prune_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    """Children count what Python tells the system about files, and end themselves with SIGKILL at the nth."""
+    for step in (1, 2, 3):
+        save(tmp_path / "before", step)
+    killed = 0
+    for moment in range(1, 200):
+        folder = shutil.copytree(tmp_path / "before", tmp_path / str(moment))
+        child = os.fork()
+        if child == 0:
+            try:
+                kill_myself_at(moment)
+                save(folder, 3)  # again: the old one gives way
+                save(folder, 4)
+                checkpoint.prune(folder, best_step=2)
+            finally:
+                os._exit(0)
+        if not os.WIFSIGNALED(os.waitpid(child, 0)[1]):
+            break
+        killed += 1
+        newest = checkpoint.newest(folder)
+        assert newest is not None
+        assert newest.name in ("step-000002", "step-000003", "step-000004")
+        assert not (folder / "quarantine").exists()
+        assert all(path.name.startswith("step-") for path in folder.iterdir())
+        shutil.rmtree(folder)
+    assert killed > 30
+
+
+def kill_myself_at(moment: int) -> None:
+    seen = iter(range(1, moment + 1))
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if event in FILE_EVENTS and next(seen) == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)

@@ -17,8 +17,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.train.conftest import STEPS, adapter_bytes, losses, write_rows
+from tunesmith.adapter import load_adapter
 from tunesmith.errors import DataError, InputError, ModelError, RunError
-from tunesmith.model import Base, load_adapter
+from tunesmith.model import Base
 from tunesmith.recipe import Recipe
 from tunesmith.runs import Run
 from tunesmith.train.loop import Interrupted
@@ -297,8 +298,8 @@ def test_sigterm_to_the_command_saves_a_checkpoint_and_exits_75(
 
 
 def test_the_published_adapter_is_the_one_of_the_metrics(finished: Run, tiny: Base) -> None:
+    from tunesmith.adapter import detach
     from tunesmith.facts import weights_sha256
-    from tunesmith.model import detach
 
     assert finished.status["adapter_sha256"] == weights_sha256(finished.adapter_dir)
     detach(load_adapter(tiny, finished.adapter_dir))

@@ -16,6 +16,7 @@ from tunesmith.cli.check import check
 from tunesmith.cli.demo import demo
 from tunesmith.cli.evaluate import evaluate
 from tunesmith.cli.init import init
+from tunesmith.cli.merge import merge
 from tunesmith.cli.models import models
 from tunesmith.cli.preview import preview
 from tunesmith.cli.runs import runs
@@ -24,7 +25,7 @@ from tunesmith.cli.split import split
 from tunesmith.cli.train import train
 from tunesmith.errors import DataError, TunesmithError
 
-COMMANDS = (check, split, preview, init, train, evaluate, serve, chat, models, runs, demo)
+COMMANDS = (check, split, preview, init, train, evaluate, serve, chat, merge, models, runs, demo)
 
 app = typer.Typer(
     name="tunesmith",

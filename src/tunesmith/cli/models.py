@@ -1,4 +1,4 @@
-"""`tunesmith models`: the bases in the model cache and the adapters that runs have proved.
+"""`tunesmith models`: the bases in the model cache, and the adapters and models that runs have proved.
 
 Not here: looking into files (facts, runs). Listed in cli.main.
 """
@@ -11,7 +11,7 @@ from tunesmith.cli.output import JsonFlag, Output
 
 
 def models(as_json: JsonFlag = False) -> None:
-    """List base models and adapters on this machine."""
+    """List base models, adapters and trained models on this machine."""
     from pathlib import Path
 
     from tunesmith.facts import read_facts
@@ -31,7 +31,8 @@ def models(as_json: JsonFlag = False) -> None:
     for row in list_runs():
         run = Run(Path(row["directory"]))
         if is_run(run.directory) and run.status["state"] == "finished":
-            found.append({"name": row["id"], "kind": "adapter", "base": row["base"], "path": str(run.adapter_dir)})
+            folder = run.weights_dir
+            found.append({"name": row["id"], "kind": folder.name, "base": row["base"], "path": str(folder)})
     output.table(
         ("model", "kind", "on", "where"),
         [

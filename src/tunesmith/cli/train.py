@@ -1,10 +1,11 @@
-"""`tunesmith train`: a LoRA adapter from a data file or a recipe, proved in a fresh process.
+"""`tunesmith train`: an adapter or a model from a data file or a recipe, proved in a fresh process; or a sweep of them.
 
 Not here: the work (worker, train). Listed in cli.main; `show_training` is also the demo's display.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,12 +42,18 @@ def train(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train an adapter. Started again after an interruption, the same command goes on where it stopped."""
+    """Train an adapter, or all weights. The same command again goes on where it stopped.
+
+    A recipe with a key `sweep` trains every combination of its lists: sweep: {rank: [8, 16], seed: [0, 1]}.
+    """
     output = Output(as_json=as_json)
     given = {"base": base, "validation": str(validation) if validation else None, "epochs": epochs, "seed": seed}
     recipe = build_recipe(
         source, {key: value for key, value in given.items() if value is not None}, assignments=set_ or []
     )
+    if isinstance(recipe, dict):
+        _train_sweep(output, recipe, out=out)
+        return
     job, metrics = show_training(output, recipe, out=out)
     output.say(f"Run {job.run.directory}. Try it: tunesmith chat {job.run.directory}", "green")
     output.result(
@@ -54,16 +61,14 @@ def train(
     )
 
 
-def build_recipe(source: Path, given: dict[str, Any], *, assignments: list[str]) -> Recipe:
-    """The recipe in a YAML file, or one for a data file, with the command's own values over it."""
+def build_recipe(source: Path, given: dict[str, Any], *, assignments: list[str]) -> Recipe | dict[str, Recipe]:
+    """The recipe in a YAML file, or one for a data file, with the command's own values over it; those of a sweep by
+    their names."""
     import yaml
 
     from tunesmith.errors import InputError
-    from tunesmith.recipe import load_recipe, recipe_from
+    from tunesmith.recipe import read_recipe, recipe_from, sweep_recipes
 
-    values: dict[str, Any] = {"data": str(source)}
-    if source.suffix in (".yaml", ".yml"):
-        values = load_recipe(source).model_dump()
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
@@ -72,7 +77,57 @@ def build_recipe(source: Path, given: dict[str, Any], *, assignments: list[str])
             given[key] = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise InputError(f"The value of --set {assignment!r} is not readable YAML.", "Quote it.") from error
+    values: dict[str, Any] = {"data": str(source)}
+    if source.suffix in (".yaml", ".yml"):
+        values = read_recipe(source)
+        if "sweep" in values:
+            return sweep_recipes(values, given=given, source=str(source))
+        values = recipe_from(values, source=str(source)).model_dump()
     return recipe_from(values | given, source="the command" if given else str(source))
+
+
+def _train_sweep(output: Output, recipes: dict[str, Recipe], *, out: Path | None) -> None:
+    """Train them all, each with the display of a single run, and compare their losses. Exits 1 when one failed."""
+    from tunesmith.errors import InputError
+    from tunesmith.worker import sweep
+
+    if out is None:
+        raise InputError("A sweep needs --out.", "Each combination gets a folder in it.")
+
+    def train_one(name: str, recipe: Recipe, base: Base) -> None:
+        output.heading(name)
+        show_training(output, recipe, out=out / name, base=base)
+
+    outcomes = sweep(recipes, out, train_one=train_one, say=output.say)
+    output.heading(f"{len(outcomes)} runs in {out}, best first")
+    rows = []
+    for outcome in outcomes:
+        metrics = {} if outcome.error else outcome.run.status["metrics"]
+        rows.append(
+            {"name": outcome.name, "run": str(outcome.run.directory), "error": outcome.error}
+            | {key: metrics.get(key) for key in ("validation_loss", "best_step", "steps", "seconds")}
+        )
+    _show_sweep(output, rows)
+    watched = {one.run.read_json("run.json")["validation_dataset"] for one in outcomes if not one.error}
+    if len(watched) > 1:
+        output.say("Their validation rows are not the same, so the losses do not compare.", "yellow")
+    output.result({"out": str(out), "runs": rows, "comparable": len(watched) == 1})
+    failed = [one.name for one in outcomes if one.error]
+    if failed:
+        output.say(f"{len(failed)} of {len(outcomes)} runs failed: {', '.join(failed)}.", "red")
+        raise typer.Exit(1)
+
+
+def _show_sweep(output: Output, rows: list[dict[str, Any]]) -> None:
+    output.table(
+        ("run", "validation loss", "at step", "seconds"),
+        [
+            (row["name"], f"failed: {row['error']}", "", "")
+            if row["error"]
+            else (row["name"], f"{row['validation_loss']:.4f}", row["best_step"], f"{row['seconds']:.0f}")
+            for row in rows
+        ],
+    )
 
 
 def show_training(
@@ -85,11 +140,9 @@ def show_training(
     job = prepare(recipe, out, say=output.say, base=base)
     _say_plan(output, job)
     try:
-        with output.progress(
-            "loss {task.fields[loss]}", "{task.fields[rate]} tokens/s", "{task.fields[watched]}"
-        ) as bar:
-            task = bar.add_task("training", total=job.plan.settings.num_steps, loss="-", rate="-", watched="")
-            metrics = execute(job, watch=_watch(bar, task), say=output.say)
+        with output.progress("loss {task.fields[loss]}", "{task.fields[cost]}", "{task.fields[watched]}") as bar:
+            task = bar.add_task("training", total=job.plan.settings.num_steps, loss="-", cost="", watched="")
+            metrics = execute(job, watch=_watch(output, bar, task), say=output.say)
     except Interrupted as stop:
         import signal
 
@@ -102,11 +155,15 @@ def show_training(
     return job, metrics
 
 
-def _watch(bar: Any, task: Any) -> Callable[[dict[str, Any]], None]:
+def _watch(output: Output, bar: Any, task: Any) -> Callable[[dict[str, Any]], None]:
+    """Moves the bar; with --json every metric line goes to stderr as well, as it happens."""
+
     def watch(metric: dict[str, Any]) -> None:
+        if output.as_json:
+            output.say(json.dumps(metric))
         if metric["kind"] == "train":
-            rate = f"{metric['tokens_per_s']:.0f}"
-            bar.update(task, completed=metric["step"], loss=f"{metric['loss']:.3f}", rate=rate)
+            cost = f"{metric['tokens_per_s']:,.0f} tokens/s, {metric['memory_bytes'] / 2**30:.1f} GiB"
+            bar.update(task, completed=metric["step"], loss=f"{metric['loss']:.3f}", cost=cost)
         else:
             bar.update(task, completed=metric["step"], watched=f"validation loss {metric['loss']:.3f}")
 
@@ -114,6 +171,8 @@ def _watch(bar: Any, task: Any) -> Callable[[dict[str, Any]], None]:
 
 
 def _say_plan(output: Output, job: Job) -> None:
+    from tunesmith.train.rows import drops_in_words
+
     plan, facts = job.plan, job.base.facts
     output.say(
         f"{'Going on with' if job.resumed else 'Training'} {job.base.name} "
@@ -122,9 +181,11 @@ def _say_plan(output: Output, job: Job) -> None:
     )
     dropped = [*plan.drops, *plan.validation_drops]
     if dropped:
-        output.say(
-            f"{len(dropped)} rows are dropped, the first because: {dropped[0].reason} (all in ledger.jsonl)", "yellow"
-        )
+        num_rows = len(dropped) + len(plan.rows) + len(plan.validation)
+        words = f"{drops_in_words(dropped, num_rows)} (the first: {dropped[0].reason}; all in ledger.jsonl)."
+        output.say(words, "yellow")
+    for warning in plan.warnings:
+        output.say(f"Look at this before going on: {warning}", "bold red")
     output.table(
         ("setting", "value", "because"), [(choice.name, choice.value, choice.reason) for choice in plan.choices]
     )

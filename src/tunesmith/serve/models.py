@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunesmith.adapter import Tuned, add_adapter, find_tuned, logit_change
 from tunesmith.contender import Reply
 from tunesmith.errors import InputError, ModelError, ServeError
 from tunesmith.facts import weights_sha256
-from tunesmith.model import Base, adapter_base, adapter_folder, add_adapter, find_base, load_base, logit_change
+from tunesmith.model import Base, find_base, load_base
+from tunesmith.runs import is_run
 from tunesmith.serve.reply import Ask, stream_reply
 
 Item = str | Reply | Exception
@@ -74,7 +76,7 @@ class ServedModels:
 
     @classmethod
     def load(cls, targets: Mapping[str, str], *, precision: str = "auto", say: Say = lambda text: None) -> ServedModels:
-        """Load name -> target, where a target is an adapter folder, a run folder, or a base's name or folder.
+        """Load name -> target, where a target is a folder of a run or an adapter, or a base's name or folder.
 
         Raises InputError when a target is none of these, and ModelError when an adapter is pinned to another base or
         does not change its base's logits.
@@ -82,14 +84,15 @@ class ServedModels:
         if not targets:
             raise InputError("There is no model to serve.", "Name at least one: NAME=FOLDER.")
         found = {name: _resolve(target) for name, target in targets.items()}  # all refused before any is loaded
-        bases: dict[Path, _LoadedBase] = {}
+        bases: dict[tuple[Path, bool], _LoadedBase] = {}
         models = {}
-        for name, (base_name, folder) in found.items():
-            path = find_base(base_name, say).resolve()
-            if path not in bases:
-                worker = ThreadPoolExecutor(1, thread_name_prefix=f"tunesmith-{path.name}")
-                bases[path] = _LoadedBase(load_base(base_name, precision=precision, say=say), worker)
-            models[name] = _put_on(bases[path], name, target=targets[name], folder=folder)
+        for name, tuned in found.items():
+            key = find_base(tuned.base, say).resolve(), tuned.quantized
+            if key not in bases:
+                worker = ThreadPoolExecutor(1, thread_name_prefix=f"tunesmith-{key[0].name}")
+                base = load_base(tuned.base, precision=precision, quantize=tuned.quantized, say=say)
+                bases[key] = _LoadedBase(base, worker)
+            models[name] = _put_on(bases[key], name, target=targets[name], folder=tuned.adapter)
         return cls(models)
 
     def __iter__(self) -> Iterator[ServedModel]:
@@ -142,13 +145,12 @@ class ServedModels:
             cancelled.set()
 
 
-def _resolve(target: str) -> tuple[str, Path | None]:
-    """The base's name and the adapter's folder, if any. Raises InputError for a run that is not finished."""
+def _resolve(target: str) -> Tuned:
+    """The base, and the adapter on it, if any. Raises InputError for a run that is not finished."""
     path = Path(target).expanduser()
-    folder = adapter_folder(path)
-    if folder == path and not (path / "adapter_config.json").is_file():
-        return (str(path) if path.is_dir() else target), None
-    return adapter_base(folder), folder
+    if is_run(path) or (path / "adapter_config.json").is_file():
+        return find_tuned(path)
+    return Tuned(str(path) if path.is_dir() else target, None, False)
 
 
 def _put_on(loaded: _LoadedBase, name: str, *, target: str, folder: Path | None) -> ServedModel:

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from tunesmith.errors import RunError
+from tunesmith.nll import label_nll_N
 from tunesmith.runs import Run
 from tunesmith.train import checkpoint
 from tunesmith.train.checkpoint import Progress
-from tunesmith.train.rows import Row, batches, label_weight, micro_batches
+from tunesmith.train.memory import within_memory
+from tunesmith.train.meter import Meter, Work
+from tunesmith.train.rows import Row, batches, label_weight, micro_batches, rows_sha256
 from tunesmith.train.settings import Settings, learning_rate_at
-from tunesmith.trie import label_nll_N, lay_out
+from tunesmith.trie import lay_out
 
 Watch = Callable[[dict[str, Any]], None]
+RECENT_STEPS = 20  # the median of so many losses is what a new one is held against
 DIVERGED_STEPS = 10  # the loss is above twice its recent median this many steps in a row
 
 
@@ -46,108 +49,133 @@ def fit(
     Every step: one batch of `settings.batch_size` rows, the weighted mean negative log-likelihood of its labels (summed
     over micro-batches / the labels of the batch, so micro-batches change memory, not the result), one AdamW step.
     The first validation and the first checkpoint come before step 1. Goes on from the newest valid checkpoint.
-    Raises RunError on a non-finite loss or gradient, on divergence, on a full disk; Interrupted when asked to stop.
+    Raises RunError on a non-finite loss or gradient, on divergence, on a full disk, when memory runs out twice;
+    Interrupted when asked to stop, which is heard between micro-batches: a step begun is done again.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    progress = Progress()
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     newest = checkpoint.newest(run.checkpoints_dir)
+    progress = checkpoint.restore(newest, model, optimizer=optimizer) if newest else Progress()
     if newest:
-        progress = checkpoint.restore(newest, model, optimizer=optimizer)
         run.event("resumed", step=progress.step)
-    else:
-        _validate(run, model, settings, rows=validation, progress=progress, watch=watch)
-        checkpoint.save(run.checkpoints_dir, model, optimizer=optimizer, progress=progress)
-
+    losses = [row["loss"] for row in run.metrics() if row["kind"] == "train" and row["step"] <= progress.step]
+    longest = max(row.num_tokens for row in (*rows, *validation))
+    fitting = partial(within_memory, run, progress, tokens=settings.micro_batch_tokens, longest=longest)
     steps_per_epoch = math.ceil(len(rows) / settings.batch_size)
-    recent: deque[float] = deque(maxlen=20)
-    diverged = 0
-    while progress.step < settings.num_steps and not _is_stale(progress, settings):
-        epoch, place = divmod(progress.step, steps_per_epoch)
-        batch = batches(rows, seed=settings.seed, epoch=epoch, batch_size=settings.batch_size)[place]
-        start = time.perf_counter()
-        progress.step += 1
+    meter = Meter(model)
+    try:
+        while True:
+            random = checkpoint.random_state()
+            last = progress.step == settings.num_steps
+            epoch, place = divmod(progress.step, steps_per_epoch)
+            if (last or place % settings.validate_every == 0) and progress.validated_step != progress.step:
+                measure = partial(mean_nll, model, validation, share=settings.share, stop_asked=stop_asked)
+                _validated(run, progress, loss=fitting(compute=measure), watch=watch)
+                checkpoint.save(run.checkpoints_dir, model, optimizer=optimizer, progress=progress)
+                checkpoint.prune(run.checkpoints_dir, best_step=progress.best_step)
+            if last or _is_stale(progress, settings):
+                break
+            batch = batches(rows, seed=settings.seed, epoch=epoch, batch_size=settings.batch_size)[place]
 
-        model.train()
-        labels = label_weight(batch)
-        loss = torch.zeros(())
-        computed = 0
-        for piece in micro_batches(batch, settings.micro_batch_tokens):
-            trie = lay_out([row.rendered for row in piece], [row.weight for row in piece], share=settings.share)
-            piece_loss = (label_nll_N(model, trie) * trie.weights_N).sum() / labels
-            piece_loss.backward()
-            loss += piece_loss.detach()
-            computed += len(trie.ids_T)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            raise RunError(
-                f"Step {progress.step}: loss {loss.item()}, gradient norm {norm.item()}; the run was stopped.",
-                f"The last good checkpoint is kept in {run.checkpoints_dir}. Try a lower learning_rate.",
-            )
-        rate = learning_rate_at(progress.step, settings)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+            meter.start()
+            loss, work = fitting(compute=partial(_accumulate, model, batch, settings, stop_asked))
+            progress.step += 1
+            norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+            if not (torch.isfinite(loss) and torch.isfinite(norm)):
+                raise RunError(
+                    f"Step {progress.step}: loss {loss.item()}, gradient norm {norm.item()}; the run was stopped.",
+                    f"The last good checkpoint is kept in {run.checkpoints_dir}. Try a lower learning_rate.",
+                )
+            rate = learning_rate_at(progress.step, settings)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
 
-        seconds = time.perf_counter() - start
-        tokens = sum(row.num_tokens for row in batch)
-        progress.tokens_trained += sum(row.rendered.num_trained for row in batch)
-        progress.tokens_computed += computed
-        progress.seconds += seconds
-        metric = {
-            "kind": "train",
-            "step": progress.step,
-            "epoch": (progress.step) / steps_per_epoch,
-            "loss": loss.item(),
-            "learning_rate": rate,
-            "grad_norm": norm.item(),
-            "tokens": tokens,
-            "tokens_computed": computed,
-            "tokens_per_s": tokens / seconds,
-        }
-        run.metric(**metric)
-        watch(metric)
+            cost = meter.stop(batch, work)
+            progress.tokens_trained += work.labels
+            progress.tokens_computed += work.tokens
+            progress.seconds += cost["seconds"]
+            metric = {
+                "kind": "train",
+                "step": progress.step,
+                "epoch": progress.step / steps_per_epoch,
+                "loss": loss.item(),
+                "learning_rate": rate,
+                "grad_norm": norm.item(),
+                **cost,
+                "rows": rows_sha256(batch),
+            }
+            run.metric(**metric)
+            watch(metric)
+            if settings.loss_by_example:
+                run.example_losses(progress.step, work.by_example())
 
-        diverged = diverged + 1 if len(recent) == recent.maxlen and loss > 2 * statistics.median(recent) else 0
-        recent.append(loss.item())
-        if diverged >= DIVERGED_STEPS:
-            raise RunError(
-                f"The loss has been above twice its recent median since step {progress.step - DIVERGED_STEPS + 1}.",
-                f"The last good checkpoint is kept in {run.checkpoints_dir}. Try a lower learning_rate.",
-            )
-        last = progress.step == settings.num_steps
-        if progress.step % settings.validate_every == 0 or last:
-            _validate(run, model, settings, rows=validation, progress=progress, watch=watch)
-            checkpoint.save(run.checkpoints_dir, model, optimizer=optimizer, progress=progress)
-            checkpoint.prune(run.checkpoints_dir, best_step=progress.best_step)
-        if stop_asked() and not last:
-            checkpoint.save(run.checkpoints_dir, model, optimizer=optimizer, progress=progress)
-            raise Interrupted
+            losses.append(loss.item())
+            if _is_diverging(losses):
+                raise RunError(
+                    f"The loss is above twice its recent median since step {progress.step - DIVERGED_STEPS + 1}.",
+                    f"The best checkpoint, step {progress.best_step}, is kept in {run.checkpoints_dir}. "
+                    "Try a lower learning_rate.",
+                )
+    except Interrupted:
+        checkpoint.set_random_state(random)  # what a step thrown away has drawn is drawn again
+        checkpoint.save(run.checkpoints_dir, model, optimizer=optimizer, progress=progress)
+        raise
     if progress.best_step != progress.step:
         checkpoint.restore_adapter(run.checkpoints_dir / f"step-{progress.best_step:06d}", model)
     model.eval()
     return progress
 
 
+def _accumulate(
+    model: Any, batch: Sequence[Row], settings: Settings, stop_asked: Callable[[], bool], *, micro_batch_tokens: int
+) -> tuple[torch.Tensor, Work]:
+    """The batch's mean loss, its gradients in `.grad` from zero on, and what was computed.
+
+    A function of its own, so that a try that ran out of memory takes its tensors with it.
+    """
+    model.train()
+    model.zero_grad(set_to_none=True)
+    labels = label_weight(batch)
+    loss = torch.zeros((), device=model.device)
+    work = Work()
+    for piece in micro_batches(batch, micro_batch_tokens):
+        if stop_asked():
+            raise Interrupted
+        trie = lay_out([row.rendered for row in piece], [row.weight for row in piece], share=settings.share)
+        nll_N = label_nll_N(model, trie, recompute=settings.recompute)
+        piece_loss = (nll_N * trie.weights_N.to(nll_N.device)).sum() / labels
+        piece_loss.backward()
+        loss += piece_loss.detach()
+        work.add(piece, trie=trie, nll_N=nll_N)
+    return loss, work
+
+
 @torch.inference_mode()
-def mean_nll(model: Any, rows: Sequence[Row], *, micro_batch_tokens: int, share: bool) -> float:
+def mean_nll(
+    model: Any,
+    rows: Sequence[Row],
+    *,
+    micro_batch_tokens: int,
+    share: bool,
+    stop_asked: Callable[[], bool] = lambda: False,
+) -> float:
     """The weighted mean negative log-likelihood (nats per label) of the rows, as `fit` counts it."""
     model.eval()
     total = 0.0
     for piece in micro_batches(rows, micro_batch_tokens):
+        if stop_asked():
+            raise Interrupted
         trie = lay_out([row.rendered for row in piece], [row.weight for row in piece], share=share)
-        total += float((label_nll_N(model, trie) * trie.weights_N).sum())
+        total += float((label_nll_N(model, trie).cpu() * trie.weights_N).sum())
     return total / label_weight(rows)
 
 
-def _validate(
-    run: Run, model: Any, settings: Settings, *, rows: Sequence[Row], progress: Progress, watch: Watch
-) -> None:
-    """Measure the validation loss, keep count of the best."""
-    loss = mean_nll(model, rows, micro_batch_tokens=settings.micro_batch_tokens, share=settings.share)
+def _validated(run: Run, progress: Progress, *, loss: float, watch: Watch) -> None:
+    """Write a validation loss down, keep count of the best."""
     if not math.isfinite(loss):
         raise RunError(f"The validation loss at step {progress.step} is {loss}.", "Try a lower learning_rate.")
+    progress.validated_step = progress.step
     better = progress.best_loss is None or loss < progress.best_loss
     if better:
         progress.best_loss, progress.best_step, progress.stale = loss, progress.step, 0
@@ -156,6 +184,14 @@ def _validate(
     metric = {"kind": "validation", "step": progress.step, "loss": loss, "best": better}
     run.metric(**metric)
     watch(metric)
+
+
+def _is_diverging(losses: Sequence[float]) -> bool:
+    """Whether each of the last DIVERGED_STEPS losses is above twice the median of the RECENT_STEPS before it."""
+    first = len(losses) - DIVERGED_STEPS
+    return first >= RECENT_STEPS and all(
+        losses[step] > 2 * statistics.median(losses[step - RECENT_STEPS : step]) for step in range(first, len(losses))
+    )
 
 
 def _is_stale(progress: Progress, settings: Settings) -> bool:

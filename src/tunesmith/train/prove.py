@@ -1,7 +1,7 @@
-"""After training, in a fresh process: does the saved adapter do what the trainer says?
+"""After training, in a fresh process: does the saved adapter, or model, do what the trainer says?
 
 Not here: any state of the trainer; only the run directory is read. `prove` starts the process, `main` is the process.
-Checks: the files are whole and finite, the adapter changes the base's answers, the validation loss comes out again.
+Checks: the files are whole and finite, training changed the base's answers, the validation loss comes out again.
 """
 
 from __future__ import annotations
@@ -26,42 +26,39 @@ def prove(run: Run) -> list[dict[str, Any]]:
     done = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)  # not Ctrl-C's
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
-        raise RunError(f"The saved adapter could not be checked in a fresh process: {last[0]}", f"See {run.directory}.")
+        raise RunError(f"What was saved could not be checked in a fresh process: {last[0]}", f"See {run.directory}.")
     checks: list[dict[str, Any]] = run.read_json(PROOF_FILE)["checks"]
     for check in checks:
         if not check["passed"]:
             raise RunError(
-                f"The saved adapter failed a check: {check['check']}: {check['result']}.", "It must not be used."
+                f"What was saved failed a check: {check['check']}: {check['result']}.", "It must not be used."
             )
     return checks
 
 
 def main(directory: str) -> None:
-    """The fresh process: load base and adapter from disk, check, write proof.json."""
+    """The fresh process: load base and adapter (or model) from disk, check, write proof.json."""
     import torch
 
-    from tunesmith.model import load_adapter, load_base
+    from tunesmith.model import load_base
 
     run = Run(Path(directory))
     claim = run.read_json("claim.json")
     torch.set_num_threads(claim["threads"])
-    base = load_base(claim["base"], precision=claim["precision"])
-    rows = _rows(run, base, claim["max_length"])
-    options = {"micro_batch_tokens": claim["micro_batch_tokens"], "share": claim["share"]}
-    from tunesmith.train.loop import mean_nll
-
-    base_loss = mean_nll(base.model, rows, **options)
-    model = load_adapter(base, run.adapter_dir)
-    finite = all(bool(torch.isfinite(value).all()) for name, value in model.named_parameters() if "lora_" in name)
-    loss = mean_nll(model, rows, **options)
-    tolerance = TOLERANCE_NATS.get(str(base.model.dtype), TOLERANCE_LOW_PRECISION_NATS)
+    base = load_base(claim["base"], precision=claim["precision"], quantize=claim["quantized"])
+    base_loss = _loss(run, base, base.model, claim)
+    sha256, dtype = base.sha256, str(base.model.dtype)
+    loss = _tuned_loss(run, base, claim)
+    finite = _all_finite(run.weights_dir)
+    noun = "model" if claim["method"] == "full" else "adapter"
+    tolerance = TOLERANCE_NATS.get(dtype, TOLERANCE_LOW_PRECISION_NATS)
     changed = abs(base_loss - loss)
     again = abs(loss - claim["validation_loss"])
     checks = [
-        _check("base is the one it was trained on", f"sha256 {base.sha256[:16]}", base.sha256 == claim["base_sha256"]),
-        _check("every adapter weight is finite", "yes" if finite else "no", finite),
+        _check("base is the one it was trained on", f"sha256 {sha256[:16]}", sha256 == claim["base_sha256"]),
+        _check(f"every {noun} weight is finite", "yes" if finite else "no", finite),
         _check(
-            "adapter changes the model",
+            "adapter changes the model" if noun == "adapter" else "training changed the model",
             f"validation loss {base_loss:.4f} without it, {loss:.4f} with it",
             changed > tolerance,
         ),
@@ -72,6 +69,31 @@ def main(directory: str) -> None:
         ),
     ]
     run.write_json(PROOF_FILE, {"checks": checks})
+
+
+def _tuned_loss(run: Run, base: Any, claim: dict[str, Any]) -> float:
+    """The validation loss of the adapter on the base, or of the model that was trained."""
+    from tunesmith.adapter import load_adapter
+    from tunesmith.model import load_base
+
+    if claim["method"] != "full":
+        return _loss(run, base, load_adapter(base, run.adapter_dir), claim)
+    tuned = load_base(str(run.model_dir), precision=claim["precision"])
+    return _loss(run, tuned, tuned.model, claim)
+
+
+def _loss(run: Run, base: Any, model: Any, claim: dict[str, Any]) -> float:
+    """The validation loss of a model, its rows rendered with the base's own tokenizer and template."""
+    from tunesmith.train.loop import mean_nll
+
+    rows = _rows(run, base, claim["max_length"])
+    return mean_nll(model, rows, micro_batch_tokens=claim["micro_batch_tokens"], share=claim["share"])
+
+
+def _all_finite(folder: Path) -> bool:
+    from safetensors.torch import load_file
+
+    return all(bool(x.isfinite().all()) for file in folder.glob("*.safetensors") for x in load_file(file).values())
 
 
 def _rows(run: Run, base: Any, max_length: int) -> list[Any]:

@@ -6,23 +6,29 @@ The order is a function of seed and epoch alone, so a resumed run goes on exactl
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from tunesmith.chat import Example
+from tunesmith.chat import Example, label_set
 from tunesmith.errors import RunError
 from tunesmith.render import Rendered, Renderer, RenderError
+
+SMALLEST_WEIGHT, LARGEST_WEIGHT = 2.0**-126, 2.0**127  # what float32 holds as a number, neither 0 nor infinite
+MANY_DROPS = 0.1  # the share of dropped rows that is more than an odd one out
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One example ready to train: its place in the examples given, its tokens, its weight."""
+    """One example ready to train: its place in the examples given, its tokens, its weight, its line in the file."""
 
     index: int
     rendered: Rendered
     weight: float
+    line: int | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -31,16 +37,20 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """An example that does not train, and why."""
+    """An example that does not train: the kind of reason, and the reason."""
 
     index: int
+    kind: str
     reason: str
 
 
-def render_rows(examples: Sequence[Example], renderer: Renderer, *, max_length: int) -> tuple[list[Row], list[Drop]]:
+def render_rows(
+    examples: Sequence[Example], renderer: Renderer, *, max_length: int, lines: Sequence[int] | None = None
+) -> tuple[list[Row], list[Drop]]:
     """Every example ends as a Row or a Drop. Nothing is cut: a row that does not fit is dropped whole.
 
-    Raises RunError when an answer's last trained token is not a stop token: the model would never learn to stop.
+    Raises RunError when rendering itself went wrong: a second BOS, an answer that is not trained as it is written and
+    up to its stop token. Every row is looked at, not a sample.
     """
     rows: list[Row] = []
     drops: list[Drop] = []
@@ -48,15 +58,66 @@ def render_rows(examples: Sequence[Example], renderer: Renderer, *, max_length: 
         try:
             rendered = renderer.render(example)
         except RenderError as error:
-            drops.append(Drop(index, str(error)))
+            drops.append(Drop(index, "refused by the template", str(error)))
             continue
-        if len(rendered.ids) > max_length:
-            drops.append(Drop(index, f"{len(rendered.ids)} tokens do not fit the longest row of {max_length}"))
-            continue
-        if rendered.ids[-1] not in renderer.stop_ids:
-            raise RunError(f"Row {index + 1} does not end in a stop token; the model would never learn to stop.")
-        rows.append(Row(index, rendered, example.weight))
+        length = len(rendered.ids)
+        if length > max_length:
+            reason = f"{length} tokens do not fit the longest row of {max_length}"
+            drops.append(Drop(index, "too long", reason))
+        elif not any(rendered.trained[1:]):
+            drops.append(Drop(index, "without anything to train", "no token of it is trained"))
+        elif not SMALLEST_WEIGHT <= example.weight <= LARGEST_WEIGHT:
+            drops.append(Drop(index, "of unusable weight", f"its weight {example.weight} is 0 or infinite in float32"))
+        elif fault := _fault(example, rendered, renderer):
+            where = f"Line {lines[index]}" if lines else f"Example {index + 1}"
+            what = f"{where} is not rendered truthfully: {fault}."
+            raise RunError(what, "Use another base, and report this one.")
+        else:
+            rows.append(Row(index, rendered, example.weight, lines[index] if lines else None))
     return rows, drops
+
+
+def _fault(example: Example, rendered: Rendered, renderer: Renderer) -> str | None:
+    """What is wrong with a rendered row, as a second look at what the renderer proves by its construction."""
+    ids, trained = rendered.ids, rendered.trained
+    if ids[0] == ids[1] == renderer.tokenizer.bos_token_id:
+        return "it begins with two begin-of-sequence tokens"
+    for token, here, after in zip(ids, trained, (*trained[1:], False), strict=True):
+        if here and not after and token not in renderer.stop_ids:
+            return "an answer does not end in a stop token; the model would never learn to stop"
+    found = renderer.decode([token for token, here in zip(ids, trained, strict=True) if here])
+    answers = "".join(message.content for message in example.messages if message.trained)
+    backend = renderer.tokenizer.backend_tokenizer
+    if _bare(found) == _bare(answers):
+        return None
+    if _bare(found) == _bare(renderer.decode(backend.encode(answers, add_special_tokens=False).ids)):
+        return None  # the tokenizer normalises what it reads
+    return f"what is trained reads {found[:40]!r}, the answer {answers[:40]!r}"
+
+
+def _bare(text: str) -> str:
+    return "".join(text.split())  # templates trim answers, tokenizers put a space before them
+
+
+def drops_in_words(drops: Sequence[Drop], num_examples: int) -> str:
+    """How many rows do not train, by kind of reason."""
+    kinds = Counter(drop.kind for drop in drops).most_common()
+    return f"{len(drops)} of {num_examples} rows are dropped: " + ", ".join(f"{count} {kind}" for kind, count in kinds)
+
+
+def loud_drops(drops: Sequence[Drop], examples: Sequence[Example]) -> list[str]:
+    """Why somebody should not go on before having read the ledger; empty when a few odd rows are dropped."""
+    warnings = []
+    if len(drops) > MANY_DROPS * len(examples):
+        warnings.append(
+            f"{drops_in_words(drops, len(examples))}. That is {len(drops) / len(examples):.0%} of the data."
+        )
+    dropped = {drop.index for drop in drops}
+    kept = {example.answer.strip() for index, example in enumerate(examples) if index not in dropped}
+    if lost := [label for label in label_set(examples) or () if label not in kept]:
+        names = ", ".join(repr(label) for label in lost[:5]) + (" and others" if len(lost) > 5 else "")
+        warnings.append(f"Every row with the answer {names} is dropped: the model will not learn it.")
+    return warnings
 
 
 def batches(rows: Sequence[Row], *, seed: int, epoch: int, batch_size: int) -> list[list[Row]]:
@@ -77,6 +138,11 @@ def micro_batches(batch: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
         size += row.num_tokens
     if piece:
         yield piece
+
+
+def rows_sha256(batch: Sequence[Row]) -> str:
+    """What a batch is made of, in order, as 16 hex digits: a resumed run shows the same ones."""
+    return hashlib.sha256(" ".join(str(row.index) for row in batch).encode()).hexdigest()[:16]
 
 
 def label_weight(rows: Sequence[Row]) -> float:

@@ -1,30 +1,37 @@
-"""One training from examples to a proved adapter: render, settle, check, fit, save, prove.
+"""One training from examples to a proved adapter or model: render, settle, check, fit, save, prove.
 
 Not here: files, splits and ledgers of lines (worker joins them), the step itself (loop). Called by the worker.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from tunesmith import hardware
+from tunesmith.adapter import attach_lora, detach, save_adapter, save_model, unfreeze
 from tunesmith.chat import Example
-from tunesmith.errors import InputError, RunError
+from tunesmith.errors import InputError, RunError, TunesmithError
 from tunesmith.facts import weights_sha256
-from tunesmith.model import ADAPTER_FILE, Base, attach_lora, detach, save_adapter
+from tunesmith.model import Base
 from tunesmith.recipe import Recipe
 from tunesmith.runs import Run
-from tunesmith.train.checkpoint import Progress
+from tunesmith.train import trackers
+from tunesmith.train.budget import within_budget
+from tunesmith.train.checkpoint import Progress, sync_folder
 from tunesmith.train.loop import Interrupted, Watch, fit, mean_nll
-from tunesmith.train.preflight import check_layout
+from tunesmith.train.meter import peak_in_words
+from tunesmith.train.preflight import check_layout, check_vocabulary
 from tunesmith.train.prove import prove
-from tunesmith.train.rows import Drop, Row, render_rows
+from tunesmith.train.rows import Drop, Row, loud_drops, render_rows
 from tunesmith.train.settings import Choice, Settings, settle
 
 Say = Callable[[str], None]
@@ -40,22 +47,47 @@ class Plan:
     validation_drops: list[Drop]
     settings: Settings
     choices: list[Choice]
+    warnings: list[str]  # what should be read before going on
 
 
-def plan(base: Base, recipe: Recipe, *, examples: Sequence[Example], validation: Sequence[Example]) -> Plan:
-    """Render everything and settle every value, before anything is written. Raises InputError when no row is left."""
+def plan(
+    base: Base,
+    recipe: Recipe,
+    *,
+    examples: Sequence[Example],
+    validation: Sequence[Example],
+    lines: Sequence[int] | None = None,
+) -> Plan:
+    """Render everything and settle every value, before anything is written. Raises InputError when no row is left.
+
+    `lines` are those of the training examples in their file.
+    """
+    trackers.require(recipe.trackers)
     machine = hardware.detect()
+    if base.trained_in_place:
+        raise RunError("The base in memory was trained in place by a full fine-tuning.", "Load it again.")
     _check_targets(base, recipe)
     limit = base.facts.max_positions if recipe.max_length == "auto" else recipe.max_length
-    rows, drops = render_rows(examples, base.renderer, max_length=limit)
+    rows, drops = render_rows(examples, base.renderer, max_length=limit, lines=lines)
     watched, validation_drops = render_rows(validation, base.renderer, max_length=limit)
     for name, left, dropped in (("training", rows, drops), ("validation", watched, validation_drops)):
         if not left:
             reason = dropped[0].reason if dropped else "there are none"
             raise InputError(f"No {name} row is left: {reason}", "Raise max_length, or choose another base.")
+    check_vocabulary(base, [*rows, *watched], embeddings_train=recipe.method == "full")
     settings, choices = settle(recipe, num_rows=len(rows), facts=base.facts, hardware=machine)
-    choices.append(Choice("precision", _precision(base), base.dtype_reason))
-    return Plan(rows, watched, drops, validation_drops, settings, choices)
+    choices.append(_precision_choice(base, recipe))
+    warnings = [*loud_drops(drops, examples), *loud_drops(validation_drops, validation)]
+    return Plan(rows, watched, drops, validation_drops, settings, choices, warnings)
+
+
+def _precision_choice(base: Base, recipe: Recipe) -> Choice:
+    value, reason = _precision(base), base.dtype_reason
+    if recipe.method == "full":
+        reason = "all weights are trained"
+    if base.quantized:
+        value += f", linear layers in 4 bits: {base.model.get_memory_footprint() / 1e6:,.0f} MB"
+    return Choice("precision", value, reason)
 
 
 def _check_targets(base: Base, recipe: Recipe) -> None:
@@ -80,21 +112,21 @@ def train(
     say: Say,
     stop_asked: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Train, save the best adapter, prove it in a fresh process; returns the last metrics.
+    """Train, save the best adapter, or model, and prove it in a fresh process; returns the last metrics.
 
     The run ends as "finished" only when every check passed; otherwise as "failed" with the reason, or "interrupted".
+    A full fine-tuning trains the weights of `base` in place: afterwards it is of no use.
     """
-    torch.set_num_threads(plan.settings.threads)
-    torch.manual_seed(plan.settings.seed)
-    settings = plan.settings
+    settings = _as_begun(run, plan.settings)
+    torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
     run.set_status("running", base_sha256=base.sha256)
-    model = attach_lora(
-        base, rank=settings.rank, alpha=settings.alpha, dropout=settings.dropout, targets=settings.targets
-    )
+    model = _trainable(base, settings)
     try:
         share, words = check_layout(model, plan.rows)
         say(words[0].upper() + words[1:] + ".")
-        settings = replace(settings, share=share)
+        settings, budget = within_budget(model, replace(settings, share=share), rows=plan.rows)
+        say(f"{budget}\n{peak_in_words(model)}")
         run.write_json("settings.json", settings.as_dict() | {"precision": _precision(base)})
         run.event("checked", layout=words)
         start = time.perf_counter()
@@ -109,22 +141,50 @@ def train(
         )
         loss = mean_nll(model, plan.validation, micro_batch_tokens=settings.micro_batch_tokens, share=share)
         seconds = time.perf_counter() - start
-        _publish(run, model, base)
-        say("Checking the saved adapter in a fresh process.")
+        weights_dir = _publish(run, model, base=base, method=settings.method)
+        say(f"Checking the saved {weights_dir.name} in a fresh process.")
         run.set_status("proving")
         run.write_json("claim.json", _claim(base, settings, loss))
         checks = prove(run)
         metrics = _last_metrics(run, progress) | {"validation_loss": loss, "seconds": seconds}
-        run.set_status("finished", metrics=metrics, proof=checks, adapter_sha256=weights_sha256(run.adapter_dir))
+        sha256 = {f"{weights_dir.name}_sha256": weights_sha256(weights_dir)}
+        run.set_status("finished", metrics=metrics, proof=checks, **sha256)
         return metrics
     except Interrupted:
         run.set_status("interrupted")
         raise
-    except (RunError, InputError) as error:
-        run.set_status("failed", reason=str(error))
+    except TunesmithError as error:
+        with contextlib.suppress(OSError):  # a full disk may be the reason
+            run.set_status("failed", reason=str(error))
         raise
+    except (OSError, SafetensorError) as error:
+        what = f"{run.directory} cannot be written: {getattr(error, 'strerror', None) or error}."
+        raise RunError(what, "Free space there and start the same command again: it goes on.") from error
     finally:
-        detach(model)
+        if settings.method != "full":
+            detach(model)
+
+
+def _as_begun(run: Run, settings: Settings) -> Settings:
+    """A resumed run keeps its threads and micro-batches: with others the same sums may come out in other bits."""
+    if not (run.directory / "settings.json").is_file():
+        return settings
+    begun = run.read_json("settings.json")
+    return replace(settings, threads=begun["threads"], micro_batch_tokens=begun["micro_batch_tokens"])
+
+
+def _trainable(base: Base, settings: Settings) -> Any:
+    """The model to train: the base with a fresh adapter, or the base itself."""
+    if settings.method == "full":
+        return unfreeze(base)
+    return attach_lora(
+        base,
+        rank=settings.rank,
+        alpha=settings.alpha,
+        dropout=settings.dropout,
+        targets=settings.targets,
+        method=settings.method,
+    )
 
 
 def _last_metrics(run: Run, progress: Progress) -> dict[str, Any]:
@@ -139,15 +199,21 @@ def _last_metrics(run: Run, progress: Progress) -> dict[str, Any]:
     }
 
 
-def _publish(run: Run, model: Any, base: Base) -> None:
-    """Write the adapter beside its place and rename it there."""
-    staged = run.directory / ".adapter-staged"
+def _publish(run: Run, model: Any, *, base: Base, method: str) -> Path:
+    """Write the adapter, or the model, beside its place and rename it there; where it is."""
+    final = run.model_dir if method == "full" else run.adapter_dir
+    staged = run.directory / f".{final.name}-staged"
     shutil.rmtree(staged, ignore_errors=True)
-    save_adapter(model, staged, base=base)
-    if not (staged / ADAPTER_FILE).is_file():
-        raise RunError(f"The adapter was not written to {staged}.")
-    shutil.rmtree(run.adapter_dir, ignore_errors=True)
-    staged.replace(run.adapter_dir)
+    if method == "full":
+        save_model(model, staged, base=base, facts={"method": method})
+    else:
+        save_adapter(model, staged, base=base)
+    if not any(staged.glob("*.safetensors")):
+        raise RunError(f"The weights were not written to {staged}.")
+    sync_folder(staged)
+    shutil.rmtree(final, ignore_errors=True)
+    staged.replace(final)
+    return final
 
 
 def _claim(base: Base, settings: Settings, loss: float) -> dict[str, Any]:
@@ -155,6 +221,8 @@ def _claim(base: Base, settings: Settings, loss: float) -> dict[str, Any]:
     return {
         "base": base.name,
         "base_sha256": base.sha256,
+        "method": settings.method,
+        "quantized": base.quantized,
         "precision": _precision(base),
         "threads": settings.threads,
         "max_length": settings.max_length,

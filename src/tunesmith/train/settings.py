@@ -12,17 +12,28 @@ from typing import Any
 
 from tunesmith.errors import InputError
 from tunesmith.facts import ModelFacts
-from tunesmith.hardware import Hardware
+from tunesmith.hardware import Hardware, idle_cores
 from tunesmith.recipe import Recipe
 
 EPOCHS_BY_ROWS = ((200, 4), (2_000, 3), (20_000, 2))
 MIN_WARMUP_STEPS = 5
+METHODS = {
+    "lora": "a small adapter learns as well as full fine-tuning on thousands of rows",
+    "rslora": "LoRA scaled by alpha / sqrt(rank), so that high ranks learn as fast as low ones",
+    "dora": "LoRA that trains the length and the direction of each output apart; slower",
+    "qlora": "LoRA on a base whose linear layers are held in 4 bits, for memory",
+    "full": "all weights are trained, in float32: about 16 bytes of memory a parameter",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the loop uses. Counts of steps are optimiser steps; `validate_every` is in steps."""
+    """What the loop uses. Counts of steps are optimiser steps; `validate_every` counts from each epoch's start, and its
+    end is always validated. `micro_batch_tokens` is 0 until train.budget has settled it. `rank`, `alpha`, `dropout` and
+    `targets` are the adapter's; without one (method "full") they are 0 and empty.
+    """
 
+    method: str
     rank: int
     alpha: float
     dropout: float
@@ -40,6 +51,8 @@ class Settings:
     max_length: int
     seed: int
     threads: int
+    loss_by_example: bool
+    recompute: bool = False  # layers are computed again in the backward pass, to save memory (train.budget)
     share: bool = True  # compute common prefixes once; off where the preflight found that it changes the result
 
     def as_dict(self) -> dict[str, Any]:
@@ -60,9 +73,8 @@ def settle(recipe: Recipe, *, num_rows: int, facts: ModelFacts, hardware: Hardwa
     steps_per_epoch = math.ceil(num_rows / recipe.batch_size)
     epochs, epochs_reason = _pick(recipe.epochs, *_epochs(num_rows))
     num_steps = steps_per_epoch * epochs
-    rank, rank_reason = _pick(recipe.rank, 32 if num_rows > 10_000 else 16, f"{num_rows:,} rows")
-    alpha, alpha_reason = _pick(recipe.alpha, 2.0 * rank, "twice the rank")
-    rate, rate_reason = _pick(recipe.learning_rate, *_learning_rate(facts))
+    adapter, adapter_choices = _adapter(recipe, num_rows)
+    rate, rate_reason = _pick(recipe.learning_rate, *_learning_rate(facts, recipe.method))
     warmup, warmup_reason = _pick(
         recipe.warmup_steps, max(MIN_WARMUP_STEPS, round(0.03 * num_steps)), f"3 % of {num_steps} steps, at least 5"
     )
@@ -71,42 +83,55 @@ def settle(recipe: Recipe, *, num_rows: int, facts: ModelFacts, hardware: Hardwa
         raise InputError(
             f"max_length {length} is longer than the base's context of {facts.max_positions} tokens.", "Lower it."
         )
-    threads, threads_reason = _pick(recipe.threads, hardware.cores, hardware.cores_source)
+    threads, threads_reason = (recipe.threads, "as in the recipe") if recipe.threads != "auto" else _threads(hardware)
     settings = Settings(
-        rank=rank,
-        alpha=alpha,
-        dropout=recipe.dropout,
-        targets=recipe.targets if isinstance(recipe.targets, str) else tuple(recipe.targets),
+        method=recipe.method,
+        **adapter,
         learning_rate=rate,
         warmup_steps=min(warmup, num_steps),
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
         epochs=epochs,
         num_steps=num_steps,
-        validate_every=max(1, steps_per_epoch // recipe.validations_per_epoch),
+        validate_every=math.ceil(steps_per_epoch / recipe.validations_per_epoch),
         patience=recipe.patience,
         batch_size=recipe.batch_size,
-        micro_batch_tokens=recipe.micro_batch_tokens,
+        micro_batch_tokens=0 if recipe.micro_batch_tokens == "auto" else recipe.micro_batch_tokens,
         max_length=length,
         seed=recipe.seed,
         threads=threads,
+        loss_by_example=recipe.loss_by_example,
     )
     choices = [
+        Choice("method", recipe.method, METHODS[recipe.method]),
         Choice("epochs", f"{epochs} ({num_steps} steps)", epochs_reason),
         Choice("batch size", f"{recipe.batch_size} rows", "as in the recipe"),
         Choice("learning rate", f"{rate:.2e}", rate_reason),
         Choice("warm-up", f"{settings.warmup_steps} steps", warmup_reason),
-        Choice("LoRA rank", str(rank), rank_reason),
-        Choice("LoRA alpha", f"{alpha:g}", alpha_reason),
-        Choice(
-            "targets",
-            str(recipe.targets),
-            "all linear layers learn best at equal size" if recipe.targets == "all-linear" else "as in the recipe",
-        ),
+        *adapter_choices,
         Choice("longest row", f"{length} tokens", length_reason),
         Choice("threads", str(threads), threads_reason),
     ]
     return settings, choices
+
+
+def _adapter(recipe: Recipe, num_rows: int) -> tuple[dict[str, Any], list[Choice]]:
+    """The settings of the adapter, and why."""
+    if recipe.method == "full":
+        return {"rank": 0, "alpha": 0.0, "dropout": 0.0, "targets": ()}, []
+    rank, rank_reason = _pick(recipe.rank, 32 if num_rows > 10_000 else 16, f"{num_rows:,} rows")
+    automatic = (2.0 * rank, "twice the rank")
+    if recipe.method == "rslora":
+        automatic = (8.0, "8 / sqrt(16) is 2, plain LoRA's scale at its usual rank")
+    alpha, alpha_reason = _pick(recipe.alpha, *automatic)
+    every = "all linear layers learn best at equal size"
+    choices = [
+        Choice("LoRA rank", str(rank), rank_reason),
+        Choice("LoRA alpha", f"{alpha:g}", alpha_reason),
+        Choice("targets", str(recipe.targets), every if recipe.targets == "all-linear" else "as in the recipe"),
+    ]
+    targets = recipe.targets if isinstance(recipe.targets, str) else tuple(recipe.targets)
+    return {"rank": rank, "alpha": alpha, "dropout": recipe.dropout, "targets": targets}, choices
 
 
 def learning_rate_at(step: int, settings: Settings) -> float:
@@ -126,7 +151,18 @@ def _epochs(num_rows: int) -> tuple[int, str]:
     return epochs, f"{num_rows:,} rows"
 
 
-def _learning_rate(facts: ModelFacts) -> tuple[float, str]:
-    """5e-5 * 10 * (2000 / hidden)^p, p = 0.0775 for Qwen, else 0.781 (tinker-cookbook, hyperparam_utils)."""
+def _threads(machine: Hardware) -> tuple[int, str]:
+    """The idle cores: a thread on a busy one makes the others wait for it at every product."""
+    idle = idle_cores(machine.cores)
+    reason = machine.cores_source if idle == machine.cores else f"of {machine.cores} cores the others are busy"
+    return idle, reason
+
+
+def _learning_rate(facts: ModelFacts, method: str) -> tuple[float, str]:
+    """5e-5 * 10 * (2000 / hidden)^p, p = 0.0775 for Qwen, else 0.781 (tinker-cookbook, hyperparam_utils); the 10 is
+    an adapter's (LoRA Without Regret)."""
     power = 0.0775 if facts.model_type.startswith("qwen") else 0.781
-    return 5e-4 * (2000 / facts.hidden_size) ** power, f"LoRA at a hidden size of {facts.hidden_size}"
+    rate = 5e-5 * (2000 / facts.hidden_size) ** power
+    if method == "full":
+        return rate, f"a tenth of LoRA's, at a hidden size of {facts.hidden_size}"
+    return 10 * rate, f"LoRA at a hidden size of {facts.hidden_size}"

@@ -1,0 +1,93 @@
+"""The negative log-likelihood of a trie's labels: the one forward that training, validation and proofs use.
+
+Not here: the layout (trie), what is done with the loss (train). Logits are computed only where a label is, a chunk at a
+time, so memory does not grow with tokens x vocabulary; the last layer computes only the rows that labels need.
+Axes: T tokens, N labels, C hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+
+from tunesmith.attention import attending_over
+from tunesmith.fused import fused, recomputed
+from tunesmith.products import linear, linear_input_gradient
+from tunesmith.trie import Trie
+
+CHUNK_LOGITS = 1 << 23  # logits held at once: 32 MB in float32
+
+
+def label_nll_N(model: Any, trie: Trie, *, recompute: bool = False) -> torch.Tensor:
+    """Negative log-likelihood (nats, float32) of every label, differentiable in the model's trainable parameters.
+
+    With `recompute` the backward pass computes each layer's inside again instead of keeping it (Chen et al. 2016).
+    """
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    trie = trie.to(causal.device)
+    decoder, head = causal.get_decoder(), causal.get_output_embeddings()
+    forms = partial(_trie_forms, causal, trie)
+    with forms() as keywords, recomputed(decoder.layers, forms) if recompute else nullcontext():
+        hidden_TC = decoder(input_ids=trie.ids_T[None], use_cache=False, **keywords).last_hidden_state[0]
+    cap = getattr(causal.config.get_text_config(), "final_logit_softcapping", None) or 0.0
+    hidden_NC = hidden_TC[trie.rows_N]
+    if not _is_plain_frozen(head):
+        logits_NV = head(hidden_NC).float()
+        return torch.nn.functional.cross_entropy(_capped(logits_NV, cap), trie.labels_N, reduction="none")
+    return _HeadNll.apply(hidden_NC, head.weight, head.bias, trie.labels_N, cap)
+
+
+@contextmanager
+def _trie_forms(causal: Any, trie: Trie) -> Iterator[dict[str, Any]]:
+    with attending_over(causal, trie) as keywords, fused(causal, last_rows_N=torch.unique(trie.rows_N)):
+        yield keywords
+
+
+class _HeadNll(torch.autograd.Function):
+    """Cross-entropy through a frozen output layer. The gradient of each chunk is taken while its logits are there:
+    the gradient of label n is a number times softmax - one-hot, and the number comes with the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_NC: torch.Tensor,
+        weight_VC: torch.Tensor,
+        bias_V: torch.Tensor | None,
+        labels_N: torch.Tensor,
+        cap: float,
+    ) -> torch.Tensor:
+        wanted = ctx.needs_input_grad[0]
+        nll_N = torch.empty(len(labels_N), dtype=torch.float32, device=hidden_NC.device)
+        d_hidden_NC = torch.empty_like(hidden_NC) if wanted else None
+        size = max(1, CHUNK_LOGITS // len(weight_VC))
+        minus_one = torch.full((size, 1), -1.0, device=hidden_NC.device)
+        for start in range(0, len(labels_N), size):
+            chunk = slice(start, start + size)
+            logits = _capped(linear(hidden_NC[chunk], weight_VC, bias_O=bias_V).float(), cap)
+            slope = 1 - (logits / cap) ** 2 if cap and wanted else None
+            log_p = torch.log_softmax(logits, dim=-1)
+            nll_N[chunk] = -log_p.gather(1, labels_N[chunk, None])[:, 0]
+            if d_hidden_NC is not None:
+                d_logits = log_p.exp_().scatter_add_(1, labels_N[chunk, None], minus_one[: len(log_p)])
+                if slope is not None:
+                    d_logits *= slope
+                d_hidden_NC[chunk] = linear_input_gradient(d_logits.to(weight_VC.dtype), weight_VC)
+        ctx.save_for_backward(d_hidden_NC)
+        return nll_N
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (d_hidden_NC,) = ctx.saved_tensors
+        return d_hidden_NC * grads[0][:, None].to(d_hidden_NC.dtype), None, None, None, None
+
+
+def _capped(logits: torch.Tensor, cap: float) -> torch.Tensor:
+    return cap * torch.tanh(logits / cap) if cap else logits
+
+
+def _is_plain_frozen(head: Any) -> bool:
+    return type(head) is torch.nn.Linear and not head.weight.requires_grad

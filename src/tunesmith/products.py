@@ -1,0 +1,93 @@
+"""Matrix products: the precision and the library's route that are fast on this machine, measured, and the products.
+
+Not here: what is multiplied (fused, nll), the peak that utilisation is a share of (train.meter). model asks for the
+precision, train says both choices with their reasons. A choice must win clearly, so that it comes out the same again.
+Axes: T rows, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+
+CLEARLY = 1.3  # times as fast as the default
+SHAPE = (256, 576, 1536)  # T, I, O: as wide as a small model's
+
+
+@lru_cache(maxsize=4)
+def choose_dtype(precision: str) -> tuple[torch.dtype, str]:
+    """The precision of the frozen base and why: what was asked, or by a short measurement.
+
+    Processors without native support emulate bfloat16 several times slower, and their flags do not tell reliably.
+    """
+    if precision != "auto":
+        return getattr(torch, precision), "asked for"
+    if torch.cuda.is_available():
+        return torch.bfloat16, "an accelerator multiplies it fastest"
+    rates = {dtype: max(_rates(dtype).values()) for dtype in (torch.float32, torch.bfloat16)}
+    best = torch.bfloat16 if rates[torch.bfloat16] > CLEARLY * rates[torch.float32] else torch.float32
+    measured = ", ".join(f"{str(dtype)[6:]} {rate:.0f}" for dtype, rate in rates.items())
+    return best, f"measured matrix products: {measured} GFLOP/s a core"
+
+
+@lru_cache(maxsize=4)
+def choose_route(dtype: torch.dtype) -> tuple[str, str]:
+    """Which of torch's libraries multiplies on the processor, and why: "default", or "onednn" where it is clearly
+    faster, as in float32 on AMD processors with AVX-512, which MKL leaves unused (pytorch/builder#504)."""
+    rates = _rates(dtype)
+    if "onednn" not in rates:
+        return "default", "the only one for this precision and processor"
+    route = "onednn" if rates["onednn"] > CLEARLY * rates["default"] else "default"
+    return route, "measured: " + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items()) + " GFLOP/s"
+
+
+def linear(x_TI: torch.Tensor, w_OI: torch.Tensor, *, bias_O: torch.Tensor | None = None) -> torch.Tensor:
+    """x W' + bias by the faster route. No gradient of its own: for autograd functions."""
+    if _by_onednn(x_TI, w_OI):
+        return _onednn(x_TI, w_OI, bias_O)
+    return torch.nn.functional.linear(x_TI, w_OI, bias_O)
+
+
+def linear_input_gradient(dy_TO: torch.Tensor, w_OI: torch.Tensor) -> torch.Tensor:
+    """dy W, the gradient of `linear` by its input."""
+    if _by_onednn(dy_TO, w_OI):
+        return _onednn(dy_TO, w_OI.t(), None)
+    return dy_TO @ w_OI
+
+
+def _by_onednn(x: torch.Tensor, w: torch.Tensor) -> bool:
+    plain = x.device.type == "cpu" and x.dtype == w.dtype and x.dtype == torch.float32 and x.is_contiguous()
+    return plain and choose_route(x.dtype)[0] == "onednn"
+
+
+def _onednn(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, w, bias, "none", [], "")
+    return y
+
+
+@lru_cache(maxsize=4)
+def _rates(dtype: torch.dtype) -> dict[str, float]:
+    """GFLOP/s on one thread of each route there is, for a product and its input gradient.
+
+    The routes take turns and processor seconds are counted, so that a busy machine does not choose.
+    """
+    T, I, O = SHAPE  # noqa: E741
+    generator = torch.Generator().manual_seed(0)  # of its own: a training's random numbers stay as they are
+    x, w, dy = (torch.empty(shape).normal_(generator=generator).to(dtype) for shape in ((T, I), (O, I), (T, O)))
+    routes: dict[str, Callable[[], object]] = {"default": lambda: (torch.nn.functional.linear(x, w), dy @ w)}
+    if dtype == torch.float32 and torch.backends.cpu.get_cpu_capability() == "AVX512":
+        routes["onednn"] = lambda: (_onednn(x, w, None), _onednn(dy, w.t(), None))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    best = dict.fromkeys(routes, float("inf"))
+    for turn in range(6):
+        for name, run in routes.items():
+            start = time.thread_time()
+            run()
+            if turn:  # the first warms up
+                best[name] = min(best[name], time.thread_time() - start)
+    torch.set_num_threads(threads)
+    return {name: 2 * 2 * T * I * O / seconds / 1e9 for name, seconds in best.items()}

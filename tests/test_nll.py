@@ -1,0 +1,48 @@
+"""Logits a chunk at a time: the same losses and gradients, memory that does not grow with the prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.test_fused import ROWS, WEIGHTS, adapted
+from tests.test_trie import gradient
+from tunesmith import nll
+from tunesmith.nll import label_nll_N
+from tunesmith.trie import lay_out
+
+
+@pytest.mark.parametrize("cap", [0.0, 3.0])
+def test_chunks_of_any_size_give_cross_entropy_and_its_gradient(cap: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    hidden, weight, bias = torch.randn(7, 8), torch.randn(11, 8), torch.randn(11)
+    labels, slopes = torch.randint(0, 11, (7,)), torch.randn(7)
+    stock = hidden.clone().requires_grad_()
+    logits = torch.nn.functional.linear(stock, weight, bias)
+    expected = torch.nn.functional.cross_entropy(nll._capped(logits, cap), labels, reduction="none")
+    (expected * slopes).sum().backward()
+    for rows in (1, 3, 100):
+        monkeypatch.setattr(nll, "CHUNK_LOGITS", rows * 11)
+        ours = hidden.clone().requires_grad_()
+        found = nll._HeadNll.apply(ours, weight, bias, labels, cap)
+        (found * slopes).sum().backward()
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(ours.grad, stock.grad)
+
+
+def test_an_adapter_on_the_output_layer_is_trained(tiny_base: Path) -> None:
+    model = adapted(tiny_base, modules_to_save=None)
+    from peft import LoraConfig
+
+    model.add_adapter("head", LoraConfig(r=2, target_modules=["lm_head"], task_type="CAUSAL_LM"))
+    model.set_adapter("head")
+    trie = lay_out(ROWS, WEIGHTS)
+    label_nll_N(model, trie).sum().backward()
+    assert gradient(model).norm() > 0
+
+
+def test_no_gradient_is_prepared_where_none_is_asked(tiny_base: Path) -> None:
+    with torch.inference_mode():
+        assert not label_nll_N(adapted(tiny_base), lay_out(ROWS, WEIGHTS)).requires_grad

@@ -1,0 +1,186 @@
+"""kill -9 at any moment: the same command finishes the run, without a hand, at the same bits.
+
+Children are forked from this process, so that torch is imported once; SIGKILL leaves them no last words all the same.
+Half of the kills come after a random time, half at a random file event: between two writes, in a save, while publishing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.train.conftest import adapter_bytes, losses
+from tunesmith.recipe import Recipe
+from tunesmith.runs import Run
+from tunesmith.worker import Job
+
+Train = Callable[..., Job]
+FILE_EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
+
+
+@dataclass
+class Killer:
+    """Runs lives of a training and ends them. `hits`: what the runs were at when a kill met a living process."""
+
+    train: Train
+    recipe: Recipe
+    moments: random.Random
+    life_s: float = 0.0
+    num_events: int = 0
+    hits: Counter[str] = field(default_factory=Counter)
+
+    def measure(self, out: Path) -> Run:
+        """An undisturbed life: how long it is, how many file events it has, and what it ends at."""
+        counted, write = os.pipe()
+        start = time.monotonic()
+        assert self.live(out, at_event=10**9, report=write)
+        self.life_s = time.monotonic() - start
+        self.num_events = int(os.read(counted, 20))
+        return Run(out)
+
+    def live(self, out: Path, *, at_event: int = 0, after_s: float = 0.0, report: int | None = None) -> bool:
+        """One life in a child, which a kill may end; whether it came to its end. Any other end fails the test."""
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                events = count_events(out, kill_at=at_event) if at_event else None
+                self.train(self.recipe, out)
+                if events and report:
+                    os.write(report, str(len(events)).encode())
+                status = 0
+            finally:
+                os._exit(status)
+        if after_s:
+            time.sleep(after_s)
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status):
+            assert os.WTERMSIG(status) == signal.SIGKILL
+            self.hits[phase(out)] += 1
+            return False
+        assert os.WEXITSTATUS(status) == 0, "a life that nobody ended failed: start it by hand to see why"
+        return True
+
+    def run(self, out: Path, *, part: float) -> Run:
+        """A run that is killed at a file event (`part` of the way through its life), then after a random time, and is
+        let live then."""
+        if not self.live(out, at_event=max(1, int(part * self.num_events))):
+            self.live(out, after_s=self.moments.uniform(0, self.life_s))
+        if Run(out).directory.joinpath("run.json").exists() and Run(out).status["state"] == "finished":
+            return Run(out)
+        assert self.live(out)
+        return Run(out)
+
+
+def count_events(folder: Path, *, kill_at: int) -> list[None]:
+    """Count this process's file events in `folder`, and let it die at the nth."""
+    events: list[None] = []
+    inside = str(folder)
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in FILE_EVENTS and str(arguments[0]).startswith(inside):
+            events.append(None)
+            if len(events) == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    return events
+
+
+def phase(out: Path) -> str:
+    """What a run was at when it was killed, by what it left behind."""
+    if not (out / "run.json").exists():
+        return "starting"
+    if list(out.glob("checkpoints/.*")):
+        return "saving a checkpoint"
+    if list(out.glob(".*-staged")):
+        return "publishing"
+    return str(Run(out).status["state"])
+
+
+def assert_same(run: Run, undisturbed: Run) -> None:
+    assert run.status["state"] == "finished"
+    assert adapter_bytes(run) == adapter_bytes(undisturbed)
+    for kind in ("train", "validation"):
+        assert losses(run, kind) == losses(undisturbed, kind)
+    rows = [[metric["rows"] for metric in r.metrics() if metric["kind"] == "train"] for r in (run, undisturbed)]
+    assert rows[0] == rows[1]  # the very sequence of batches
+    assert len(set(rows[0])) > 1
+    names = [sorted(path.name for path in r.checkpoints_dir.iterdir()) for r in (run, undisturbed)]
+    assert names[0] == names[1]  # nothing half-written, nothing taken for damaged
+
+
+def kill(killer: Killer, folder: Path, *, times: int) -> None:
+    undisturbed = killer.measure(folder / "undisturbed")
+    number = 0
+    while killer.hits.total() < times:
+        part = (number % 10 + killer.moments.random()) / 10  # every tenth of a life has its turn
+        run = killer.run(folder / str(number), part=part)
+        assert_same(run, undisturbed)
+        number += 1
+        assert number <= times, "too many lives ended before their kill"
+
+
+@pytest.fixture
+def killer(train_here: Train, small_recipe: Callable[..., Recipe]) -> Killer:
+    return Killer(train_here, small_recipe(dropout=0.1), random.Random(0))
+
+
+def test_twenty_kills_at_random_moments_change_nothing(killer: Killer, tmp_path: Path) -> None:
+    kill(killer, tmp_path, times=20)
+    print(dict(killer.hits))
+    assert killer.hits.total() >= 20
+    assert killer.hits["saving a checkpoint"] >= 3
+    assert killer.hits["running"] >= 3
+    assert killer.hits["proving"] >= 1
+
+
+@pytest.mark.slow
+def test_two_hundred_kills_change_nothing(killer: Killer, tmp_path: Path) -> None:
+    killer.moments.seed(1)
+    kill(killer, tmp_path, times=200)
+    assert killer.hits.total() >= 200
+    assert set(killer.hits) >= {"starting", "saving a checkpoint", "running", "publishing", "proving"}
+
+
+@pytest.mark.slow
+def test_the_command_itself_is_killed_and_finishes(tiny_base: Path, tiny_file: Path, tmp_path: Path) -> None:
+    """The real thing: fresh processes, the proof in a process of its own, kills until one life is long enough."""
+    command = [sys.executable, "-c", "from tunesmith.cli.main import main; main()", "train", str(tiny_file)]
+    command += ["--base", str(tiny_base), "--epochs", "2", "--set", "threads=1", "--set", "precision=float32"]
+    command += ["--set", "dropout=0.1", "--set", "learning_rate=0.01", "--out"]
+    start = time.monotonic()
+    subprocess.run([*command, str(tmp_path / "undisturbed")], check=True, capture_output=True)
+    life_s = time.monotonic() - start
+    moments = random.Random(2)
+    killed = number = 0
+    while killed < 12:
+        out = tmp_path / str(number)
+        number += 1
+        for _ in range(3):
+            child = subprocess.Popen([*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            time.sleep(moments.uniform(0.3, 1) * life_s)
+            child.kill()
+            _, stderr = child.communicate()
+            killed += child.returncode == -signal.SIGKILL
+            if child.returncode == 0:
+                break
+            assert child.returncode == -signal.SIGKILL, stderr
+        if child.returncode != 0:
+            subprocess.run([*command, str(out)], check=True, capture_output=True)
+        assert_same(Run(out), Run(tmp_path / "undisturbed"))
+        events = [json.loads(line)["event"] for line in (out / "events.jsonl").read_text().splitlines()]
+        assert events[-1] == "finished"
