@@ -44,3 +44,11 @@ def test_each_route_gives_the_product_and_its_gradient(route: str, monkeypatch: 
     x, w, bias, dy = torch.randn(7, 16), torch.randn(5, 16), torch.randn(5), torch.randn(7, 5)
     torch.testing.assert_close(products.linear(x, w, bias_O=bias), torch.nn.functional.linear(x, w, bias))
     torch.testing.assert_close(products.linear_input_gradient(dy, w), dy @ w)
+
+
+def test_a_wide_product_is_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "WIDE", 10)
+    monkeypatch.setattr(products, "PART", 4)
+    torch.manual_seed(0)
+    x, w = torch.randn(7, 16), torch.randn(10, 16)
+    torch.testing.assert_close(products.linear(x, w), x @ w.t())

@@ -133,7 +133,7 @@ class _LoraLinear(torch.autograd.Function):
             dx.addmm_(dh_TR, a)
             dx = dx.view(*grads[0].shape[:-1], -1)
         da = (dh_TR.t() @ x_TI).to(a_RI.dtype)
-        db = (dy_TO.t() @ h_TR).mul_(ctx.scale).to(b_OR.dtype)
+        db = (h_TR.t() @ dy_TO).mul_(ctx.scale).t().to(b_OR.dtype)  # this way round MKL is half as fast again
         return dx, None, None, da, db, None
 
 

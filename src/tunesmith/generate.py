@@ -42,7 +42,8 @@ class Generated:
 Say = Callable[[str], None]
 
 GREEDY = Sampling()
-BATCH_ROWS = 32
+BATCH_ROWS = 128  # a step reads all weights once, however many rows there are
+BATCH_TOKENS = 16384  # in the cache of a batch: bounds its memory when prompts are long
 
 
 class LocalContender:
@@ -64,7 +65,7 @@ class LocalContender:
         replies: list[Reply | None] = [None] * len(ids)
         shared = shared_prefix(ids) if can_share(self.model) else 0
         with torch.inference_mode(), shared_prefix_of(self.model, ids[0][:shared]) as prefix:
-            for rows in _batches(ids):
+            for rows in _batches(ids, own_tokens=max_new_tokens - shared):
                 start = time.perf_counter()
                 outputs = self._decode([ids[row] for row in rows], max_new_tokens=max_new_tokens, prefix=prefix)
                 share_s = (time.perf_counter() - start) / len(rows)
@@ -241,11 +242,14 @@ def _prefill(model: Any, prompts: Sequence[Sequence[int]], *, prefix: Prefix | N
     return state
 
 
-def _batches(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Row numbers in batches of similar length, longest first, so that little is padding."""
+def _batches(prompts: Sequence[Sequence[int]], *, own_tokens: int) -> Iterator[list[int]]:
+    """Row numbers in batches of similar length, longest first, so that little is padding. A row takes as many tokens of
+    the cache as the longest prompt of its batch, and `own_tokens`."""
     order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
-    for start in range(0, len(order), BATCH_ROWS):
-        yield order[start : start + BATCH_ROWS]
+    while order:
+        size = max(1, min(BATCH_ROWS, BATCH_TOKENS // (len(prompts[order[0]]) + own_tokens)))
+        yield order[:size]
+        order = order[size:]
 
 
 def build_contenders(specs: Sequence[str], *, precision: str = "auto", say: Say = lambda text: None) -> list[Contender]:

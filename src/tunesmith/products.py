@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import torch
 
+WIDE, PART = 16384, 4096  # outputs: MKL computes so wide a product in parts 1.3 times as fast (170-512 rows, AVX2)
 CLEARLY = 1.3  # times as fast as the default
 SHAPE = (256, 576, 1536)  # T, I, O: as wide as a small model's
 
@@ -48,7 +49,13 @@ def linear(x_TI: torch.Tensor, w_OI: torch.Tensor, *, bias_O: torch.Tensor | Non
     """x W' + bias by the faster route. No gradient of its own: for autograd functions."""
     if _by_onednn(x_TI, w_OI):
         return _onednn(x_TI, w_OI, bias_O)
-    return torch.nn.functional.linear(x_TI, w_OI, bias_O)
+    if len(w_OI) < WIDE or bias_O is not None or x_TI.device.type != "cpu" or x_TI.dtype != torch.float32:
+        return torch.nn.functional.linear(x_TI, w_OI, bias_O)
+    y_TO = x_TI.new_empty(len(x_TI), len(w_OI))
+    for start in range(0, len(w_OI), PART):
+        part = slice(start, start + PART)
+        torch.mm(x_TI, w_OI[part].t(), out=y_TO[:, part])
+    return y_TO
 
 
 def linear_input_gradient(dy_TO: torch.Tensor, w_OI: torch.Tensor) -> torch.Tensor:
