@@ -137,6 +137,16 @@ def test_a_row_that_is_too_long_alone_is_named_as_the_reason(
         train(small_recipe(micro_batch_tokens=128), tmp_path / "run", base=tiny)
 
 
+def test_a_shortage_beside_the_micro_batches_stops_with_the_numbers_too(
+    recipe: Recipe, tiny: Base, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """The optimiser makes its state in the first step."""
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: FAILURES["the processor's allocator"]())
+    with pytest.raises(RunError, match=r"beside the micro-batches: 37252.90 GiB were asked for.*smaller base or rank"):
+        train(recipe, tmp_path / "run", base=tiny)
+    assert "beside the micro-batches" in Run(tmp_path / "run").status["reason"]
+
+
 def test_another_error_is_not_taken_for_a_shortage(recipe: Recipe, tiny: Base, tmp_path: Path) -> None:
     too_small_for(tiny, 0, lambda: _raise(RuntimeError("mat1 and mat2 shapes cannot be multiplied")))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):

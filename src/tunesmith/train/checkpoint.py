@@ -72,7 +72,7 @@ def save(folder: Path, model: Any, *, optimizer: torch.optim.Optimizer, progress
             raise
         shutil.rmtree(staged, ignore_errors=True)
         size_mb = sum(tensor.nbytes for tensor in adapter.values()) * 3 / 1e6  # with AdamW's two moments
-        todo = f"Free {size_mb:.1f} MB there" if number in FULL else f"Make {folder} writable"
+        todo = f"Free {max(size_mb, 0.1):.1f} MB there" if number in FULL else f"Make {folder} writable"
         what = f"The checkpoint {final} cannot be written: {os.strerror(number)}."
         raise RunError(what, f"{todo} and start the same command again.") from error
     return final

@@ -27,6 +27,7 @@ from tunesmith.trie import lay_out
 
 Watch = Callable[[dict[str, Any]], None]
 RECENT_STEPS = 20  # the median of so many losses is what a new one is held against
+LEARNED_LOSS = 1e-3  # nats; below it there may be nothing left to learn
 DIVERGED_STEPS = 10  # the loss is above twice its recent median this many steps in a row
 
 
@@ -58,6 +59,7 @@ def fit(
     progress = checkpoint.restore(newest, model, optimizer=optimizer) if newest else Progress()
     if newest:
         run.event("resumed", step=progress.step)
+        checkpoint.prune(run.checkpoints_dir, best_step=progress.best_step)  # a kill may have come before it
     losses = [row["loss"] for row in run.metrics() if row["kind"] == "train" and row["step"] <= progress.step]
     longest = max(row.num_tokens for row in (*rows, *validation))
     fitting = partial(within_memory, run, progress, tokens=settings.micro_batch_tokens, longest=longest)
@@ -85,6 +87,11 @@ def fit(
                 raise RunError(
                     f"Step {progress.step}: loss {loss.item()}, gradient norm {norm.item()}; the run was stopped.",
                     f"The last good checkpoint is kept in {run.checkpoints_dir}. Try a lower learning_rate.",
+                )
+            if norm == 0 and loss > LEARNED_LOSS:
+                raise RunError(
+                    f"Step {progress.step}: the loss is {loss.item():.4f} and its gradient exactly 0.",
+                    "Nothing is learned: what is trained does not reach the output. Try a lower learning_rate.",
                 )
             rate = learning_rate_at(progress.step, settings)
             for group in optimizer.param_groups:

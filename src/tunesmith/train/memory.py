@@ -38,7 +38,7 @@ def within_memory(run: Run, progress: Progress, *, compute: Callable[..., Result
             if not is_out_of_memory(error):
                 raise
             if progress.micro_batch_tokens:
-                raise _shortage(error, progress, longest=longest) from error
+                raise _too_many_tokens(error, progress, longest=longest) from error
             progress.micro_batch_tokens = tokens // 2
             run.event("out_of_memory", step=progress.step, next_tokens=tokens // 2, reason=_words(error))
         # Outside the handler: its traceback held the tensors of the failed try.
@@ -51,7 +51,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in MESSAGES)
 
 
-def _shortage(error: BaseException, progress: Progress, *, longest: int) -> RunError:
+def _too_many_tokens(error: BaseException, progress: Progress, *, longest: int) -> RunError:
     tokens = progress.micro_batch_tokens or 0
     what = (
         f"Out of memory after step {progress.step} with at most {max(tokens, longest)} tokens at once, half of what "
@@ -62,6 +62,12 @@ def _shortage(error: BaseException, progress: Progress, *, longest: int) -> RunE
     else:
         todo = f"Set micro_batch_tokens below {tokens} in a new run"
     return RunError(what, f"{todo}, or free memory and start the same command again.")
+
+
+def shortage(error: BaseException) -> RunError:
+    """The same for what has no tokens to halve: the optimiser's state, a check, the adapter itself."""
+    todo = "Choose a smaller base or rank, or method qlora, or free memory and start the same command again."
+    return RunError(f"Out of memory beside the micro-batches: {_words(error)}.", todo)
 
 
 def _words(error: BaseException) -> str:

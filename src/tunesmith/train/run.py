@@ -28,6 +28,7 @@ from tunesmith.train import trackers
 from tunesmith.train.budget import within_budget
 from tunesmith.train.checkpoint import Progress, sync_folder
 from tunesmith.train.loop import Interrupted, Watch, fit, mean_nll
+from tunesmith.train.memory import is_out_of_memory, shortage
 from tunesmith.train.meter import peak_in_words
 from tunesmith.train.preflight import check_layout, check_vocabulary
 from tunesmith.train.prove import prove
@@ -154,15 +155,32 @@ def train(
         run.set_status("interrupted")
         raise
     except TunesmithError as error:
-        with contextlib.suppress(OSError):  # a full disk may be the reason
-            run.set_status("failed", reason=str(error))
+        _set_failed(run, error)
         raise
-    except (OSError, SafetensorError) as error:
-        what = f"{run.directory} cannot be written: {getattr(error, 'strerror', None) or error}."
-        raise RunError(what, "Free space there and start the same command again: it goes on.") from error
+    except (OSError, SafetensorError, MemoryError, RuntimeError) as error:
+        _raise_refusal(run, error)
+        raise
     finally:
         if settings.method != "full":
             detach(model)
+
+
+def _raise_refusal(run: Run, error: Exception) -> None:
+    """Say in words what the machine would not do; nothing when it is something else."""
+    if is_out_of_memory(error):
+        refusal = shortage(error)
+    elif isinstance(error, OSError | SafetensorError):
+        what = f"{run.directory} cannot be written: {getattr(error, 'strerror', None) or error}."
+        refusal = RunError(what, "Free space there and start the same command again: it goes on.")
+    else:
+        return
+    _set_failed(run, refusal)
+    raise refusal from error
+
+
+def _set_failed(run: Run, reason: Exception) -> None:
+    with contextlib.suppress(OSError):  # a full disk may be the reason
+        run.set_status("failed", reason=str(reason))
 
 
 def _as_begun(run: Run, settings: Settings) -> Settings:
