@@ -22,6 +22,7 @@ from tunesmith.chat import Example
 from tunesmith.errors import InputError, RunError, TunesmithError
 from tunesmith.facts import weights_sha256
 from tunesmith.model import Base
+from tunesmith.products import choose_route
 from tunesmith.recipe import Recipe
 from tunesmith.runs import Run
 from tunesmith.train import trackers
@@ -78,6 +79,7 @@ def plan(
     check_vocabulary(base, [*rows, *watched], embeddings_train=recipe.method == "full")
     settings, choices = settle(recipe, num_rows=len(rows), facts=base.facts, hardware=machine)
     choices.append(_precision_choice(base, recipe))
+    choices.append(Choice("matrix route", *choose_route(base.model.dtype)))
     warnings = [*loud_drops(drops, examples), *loud_drops(validation_drops, validation)]
     return Plan(rows, watched, drops, validation_drops, settings, choices, warnings)
 
