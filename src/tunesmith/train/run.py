@@ -81,6 +81,8 @@ def plan(
     choices.append(_precision_choice(base, recipe))
     choices.append(Choice("matrix route", *choose_route(base.model.dtype)))
     warnings = [*loud_drops(drops, examples), *loud_drops(validation_drops, validation)]
+    if ignored := getattr(base.model.config.get_text_config(), "attention_dropout", None):
+        warnings.append(f"{base.name} asks for attention dropout of {ignored}; it is not applied.")
     return Plan(rows, watched, drops, validation_drops, settings, choices, warnings)
 
 
