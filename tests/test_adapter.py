@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.test_generate import randomised
 from tunesmith.adapter import (
     ADAPTER_FILE,
     PIN_FILE,
@@ -37,13 +38,9 @@ def base(tiny_base: Path) -> Base:
 
 def make_adapter(base: Base, folder: Path, *, seed: int = 0) -> torch.Tensor:
     """Save an adapter that changes the model; its logits."""
-    torch.manual_seed(seed)
-    model = attach_lora(base, rank=4, alpha=8.0, dropout=0.0, targets="all-linear")
+    model = randomised(base, seed)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.1)
-        logits_BTV = model.eval()(input_ids=IDS_BT).logits.clone()
+        logits_BTV = model(input_ids=IDS_BT).logits.clone()
     save_adapter(model, folder, base=base)
     detach(model)
     return logits_BTV

@@ -82,7 +82,9 @@ def plan(
     choices.append(Choice("matrix route", *choose_route(base.model.dtype)))
     warnings = [*loud_drops(drops, examples), *loud_drops(validation_drops, validation)]
     if ignored := getattr(base.model.config.get_text_config(), "attention_dropout", None):
-        warnings.append(f"{base.name} asks for attention dropout of {ignored}; it is not applied.")
+        warnings.append(
+            f"{base.name} asks for attention dropout of {ignored}; it is not applied. Set dropout for the adapter's."
+        )
     return Plan(rows, watched, drops, validation_drops, settings, choices, warnings)
 
 
