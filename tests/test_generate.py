@@ -100,6 +100,18 @@ def test_a_shared_prefix_changes_nothing(name: str, tiny_family: Callable[[str],
     assert model.config._attn_implementation == "sdpa"
 
 
+@pytest.mark.parametrize("lengths", [(1,), (1, 1, 1), (2,), (60, 1)])
+@pytest.mark.parametrize("shared", [0, 50])
+def test_the_shortest_rests_of_prompts_are_fed_too(
+    lengths: tuple[int, ...], shared: int, tiny_family: Callable[[str], Path]
+) -> None:
+    model = load_base(str(tiny_family("llama")), precision="float32").model
+    prompts = prompts_of(lengths, shared=shared)
+    with torch.inference_mode(), shared_prefix_of(model, prompts[0][:shared]) as prefix:
+        found = decode(model, prompts, stop_ids=STOPS, max_new_tokens=NEW, prefix=prefix)
+    assert [output.ids for output in found] == [stock(model, prompt) for prompt in prompts]
+
+
 @pytest.mark.parametrize("name", ["mistral", "gemma2", "gemma3"])
 def test_a_model_with_windows_or_soft_caps_does_not_share(name: str, tiny_family: Callable[[str], Path]) -> None:
     assert not can_share(load_base(str(tiny_family(name)), precision="float32").model)

@@ -29,16 +29,24 @@ def label_nll_N(model: Any, trie: Trie, *, recompute: bool = False) -> torch.Ten
     """
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     trie = trie.to(causal.device)
-    decoder, head = causal.get_decoder(), causal.get_output_embeddings()
-    forms = partial(_trie_forms, causal, trie)
-    with forms() as keywords, recomputed(decoder.layers, forms) if recompute else nullcontext():
-        hidden_TC = decoder(input_ids=trie.ids_T[None], use_cache=False, **keywords).last_hidden_state[0]
+    hidden_NC = hidden_at_labels(causal, trie, recompute=recompute)
+    head = causal.get_output_embeddings()
     cap = getattr(causal.config.get_text_config(), "final_logit_softcapping", None) or 0.0
-    hidden_NC = hidden_TC[trie.rows_N]
     if not _is_plain_frozen(head):
         logits_NV = head(hidden_NC).float()
         return torch.nn.functional.cross_entropy(_capped(logits_NV, cap), trie.labels_N, reduction="none")
     return _HeadNll.apply(hidden_NC, head.weight, head.bias, trie.labels_N, cap)
+
+
+def hidden_at_labels(causal: Any, trie: Trie, *, recompute: bool = False, cache: Any = None) -> torch.Tensor:
+    """The last hidden states (N, C) from which a trie's labels are predicted. A transformers `cache`, when given, takes
+    up the keys and values of every token laid out; whose tokens they are, `Trie.path` says."""
+    decoder = causal.get_decoder()
+    forms = partial(_trie_forms, causal, trie)
+    with forms() as keywords, recomputed(decoder.layers, forms) if recompute else nullcontext():
+        output = decoder(input_ids=trie.ids_T[None], use_cache=cache is not None, past_key_values=cache, **keywords)
+    hidden_NC: torch.Tensor = output.last_hidden_state[0][trie.rows_N]
+    return hidden_NC
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 NAME = "tunesmith_prefix"
 
@@ -39,8 +40,6 @@ def shared_prefix_of(model: Any, ids: Sequence[int]) -> Iterator[Prefix | None]:
     if not ids:
         yield None
         return
-    from transformers import DynamicCache
-
     cache = DynamicCache(config=model.config)
     ids_BT = torch.tensor([list(ids)], device=model.device)
     model(input_ids=ids_BT, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -58,7 +57,8 @@ def can_share(model: Any) -> bool:
     """Whether the model's attention is the plain kind that `_attend` computes."""
     config = model.config.get_text_config()
     plain = not getattr(config, "sliding_window", None) and not getattr(config, "attn_logit_softcapping", None)
-    return plain and model.config._attn_implementation == "sdpa"
+    remembers_all = all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
+    return plain and remembers_all and model.config._attn_implementation in ("sdpa", NAME)
 
 
 def _attend(

@@ -34,6 +34,10 @@ class Trie:
     owners_N: torch.Tensor
     num_sequence_tokens: int
 
+    def path(self, token: int) -> torch.Tensor:
+        """The tokens from a root to `token`, itself included: the one at depth d stands at place d."""
+        return torch.nonzero(self.ends_T[: token + 1] > token)[:, 0]
+
     def to(self, device: torch.device) -> Trie:
         """The same layout on another device."""
         tensors = {name: x.to(device) for name in self.__slots__ if isinstance(x := getattr(self, name), torch.Tensor)}
