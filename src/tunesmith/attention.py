@@ -22,7 +22,7 @@ NAME = "tunesmith_trie"
 TILE = 32  # tokens
 WASTE = 1.3  # tiles are padded to one product as long as it computes at most this many times the scores they need
 MAX_SCORES = 1 << 18  # of one product: what is computed from them is still in the cache
-KEEP_KEYS = 128  # weights of tiles with at most so many keys are kept for the backward pass
+KEEP_KEYS = 256  # weights of tiles with at most so many keys are kept for the backward pass
 
 
 @dataclass(frozen=True, slots=True)
