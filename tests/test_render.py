@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import CHATML, DEFAULT_SYSTEM, FAMILIES, SPECIAL_TOKENS
-from tunesmith.chat import Example, Message
+from tunesmith.chat import Example, Message, parse_row
 from tunesmith.render import Rendered, Renderer, RenderError
 
 USER, END = "<|im_start|>", "<|im_end|>"
@@ -347,3 +348,88 @@ def test_the_start_of_the_next_turn_is_never_trained_as_an_end_of_turn(tokenizer
     assert spans(renderer.render(talk("a", "b")), tokenizer) == ["b" + END]
     with pytest.raises(RenderError, match="end-of-turn token"):
         renderer.render(talk("a", "b", "c", "d"))
+
+
+# -- tools and plain text ---------------------------------------------------------------------------------------
+
+HERMES = (
+    "{% if tools %}{{ '<|im_start|>system\n' }}{% for tool in tools %}{{ tool | tojson + '\n' }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
+    "{% for call in m.tool_calls or [] %}{{ '<tool_call>' + (call.function | tojson) + '</tool_call>' }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+ONE_TURN_A_CALL = HERMES.replace("</tool_call>' }}{% endfor %}", "</tool_call><|im_end|>\n' }}{% endfor %}")
+NAMES_ONLY = HERMES.replace("(call.function | tojson)", "call.function.name")
+DEAF_TO_RESULTS = HERMES.replace("+ m.content }}", "+ (m.content if m.role != 'tool' else '') }}")
+WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+
+
+def weather(arguments: str = '{"city":"Bern"}', *, tools: Any = (WEATHER,), result: str = "snow") -> Example:
+    call = {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
+    turns = [
+        {"role": "user", "content": "Weather in Bern?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": result},
+        {"role": "assistant", "content": "It snows."},
+    ]
+    example, problems = parse_row({"messages": turns, "tools": list(tools)})
+    assert example, problems
+    return example
+
+
+def test_a_turn_that_calls_a_tool_is_trained_from_its_opening_to_its_end(tokenizer: Any) -> None:
+    renderer = Renderer(with_template(tokenizer, HERMES))
+    example = weather()
+    rendered = renderer.render(example)
+    call = '<tool_call>{"name": "get_weather", "arguments": {"city": "Bern"}}</tool_call>'
+    assert spans(rendered, tokenizer) == [call + END, "It snows." + END]
+    text = tokenizer.decode(rendered.ids)
+    assert '"name": "get_weather", "parameters"' in text
+    assert "tool\nsnow" in text
+    prompt = renderer.prompt(example.messages[:1], tools=example.tools)
+    assert prompt == list(rendered.ids[: len(prompt)])
+    assert rendered.trained.index(True) == len(prompt)
+
+
+@settings(max_examples=40, deadline=None)
+@given(city=CONTENT, result=CONTENT)
+def test_control_tokens_in_a_call_or_its_result_stay_text(city: str, result: str) -> None:
+    _, tokenizer = _chatml()
+    renderer = Renderer(with_template(tokenizer, HERMES))
+    rendered = renderer.render(weather(json.dumps({"city": city}), result=result))
+    assert rendered.ids.count(tokenizer.convert_tokens_to_ids(END)) == 5  # tools, user, call, result, answer
+    call = spans(rendered, tokenizer)[0].removeprefix("<tool_call>").removesuffix("</tool_call>" + END)
+    assert json.loads(call)["arguments"] == {"city": city}
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        (CHATML, "leaves out tools: 'get_weather'"),
+        (ONE_TURN_A_CALL, "does not write the call of 'get_weather' whole, in one turn"),
+        (NAMES_ONLY, "does not write the call of 'get_weather'"),
+        (DEAF_TO_RESULTS, "leaves out tools: 'snow'"),
+    ],
+    ids=["no tools", "two turns", "no arguments", "no results"],
+)
+def test_a_template_that_leaves_out_tools_is_refused(tokenizer: Any, template: str, words: str) -> None:
+    with pytest.raises(RenderError, match=words):
+        Renderer(with_template(tokenizer, template)).render(weather())
+
+
+def test_tools_that_only_the_calls_name_are_left_out(tokenizer: Any) -> None:
+    deaf = HERMES.replace("{% if tools %}", "{% if false %}")
+    with pytest.raises(RenderError, match="leaves out tools: 'get_weather'"):
+        Renderer(with_template(tokenizer, deaf)).render(weather())
+    assert spans(Renderer(with_template(tokenizer, deaf)).render(weather(tools=())), tokenizer)
+
+
+def test_a_plain_text_is_trained_without_a_template_up_to_the_end_of_text(renderer: Renderer, tokenizer: Any) -> None:
+    example, _ = parse_row({"text": "Once <|im_end|> upon\n a time."})
+    assert example
+    rendered = renderer.render(example)
+    assert all(rendered.trained)
+    assert tokenizer.decode(rendered.ids) == "Once <|im_end|> upon\n a time." + tokenizer.eos_token
+    assert [rendered.ids.count(stop) for stop in renderer.stop_ids] == [1] * len(renderer.stop_ids)

@@ -2,7 +2,7 @@
 
     python install.py FOLDER PEER...
 
-Not here: ours, which runs in the project's environment. Called by benchmarks/train_speed.py.
+Not here: ours, which runs in the project's environment. Called by the benchmarks.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ TORCH = ["torch==2.13.0"]
 # What stands after --no-deps asks for bitsandbytes, diffusers, torchvision and xformers, which a CPU does not use.
 PINS = {
     "trl": [TORCH, ["trl==1.16.0", "transformers==5.23.0", "peft==0.21.2", "accelerate==1.15.0"]],
+    "datasets": [["datasets==5.2.0"]],
     "unsloth": [
         TORCH,
         [
@@ -34,7 +35,7 @@ def install(name: str, folder: Path) -> None:
     stamp = folder / "pins.json"
     if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == PINS[name]:
         return
-    print(f"Installing {name} and its torch into {folder} (minutes, once).", flush=True)
+    print(f"Installing {name} and what it needs into {folder} (minutes, once).", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     for packages in PINS[name]:

@@ -6,6 +6,7 @@ Raised by every module; `exit_code` is the process's exit status (DESIGN: 0 done
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,29 @@ class Problem:
             "what": self.what,
             "todo": self.todo,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class RowProblem:
+    """A fault inside one row, before it has a place: what was seen, what to do, and the value to point at."""
+
+    issue: str
+    what: str
+    todo: str
+    near: str | None = None  # JSON text to look for in the line, for the column
+
+
+def kind_of(value: object) -> str:
+    """What a JSON value is, in words for a problem."""
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def near_of(value: object) -> str:
+    """JSON text by which a value can be found in its line; of a list or object only the bracket."""
+    if isinstance(value, list | dict):
+        return "[" if isinstance(value, list) else "{"
+    return json.dumps(value, ensure_ascii=False)
 
 
 class TunesmithError(Exception):

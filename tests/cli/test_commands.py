@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -121,6 +122,19 @@ def test_a_run_that_fails_exits_1_and_is_listed_as_failed(
     refused = tunesmith("evaluate", tiny_file, "--contender", f"adapter:{tmp_path / 'run'}", "--json")
     assert refused.code == 2
     assert "is failed, not finished" in refused.document["error"]["message"]
+
+
+def test_a_disk_that_is_full_before_the_run_begins_is_said_without_a_traceback(
+    tunesmith: Tunesmith, tiny_file: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, target: object) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    monkeypatch.setattr(Path, "replace", full)
+    answer = tunesmith("train", tiny_file, "--base", tiny_base, "--out", tmp_path / "run", *FAST)
+    assert answer.code == 1
+    assert "No space left on device" in answer.err
+    assert "give the same command again" in answer.err
 
 
 # -- mistakes of the user -----------------------------------------------------------------------------------------

@@ -296,3 +296,25 @@ def test_the_ledger_of_a_run_adds_up_to_the_lines_of_its_file(
     assert len(dropped) == 3
     lines = (job.run.directory / "ledger.jsonl").read_text().splitlines()
     assert len(lines) == 42
+
+
+def test_rows_for_another_method_are_refused_by_name_and_not_half_used(tiny: Base) -> None:
+    ask, good, bad = (
+        {"role": role, "content": text} for role, text in (("user", "a"), ("assistant", "b"), ("assistant", "c"))
+    )
+    for row, method in (
+        ({"prompt": [ask], "chosen": [good], "rejected": [bad]}, "dpo"),
+        ({"prompt": [ask], "reference": "b"}, "grpo"),
+    ):
+        example, _ = parse_row(row)
+        assert example
+        with pytest.raises(InputError, match=f"Line 7 .* for the method {method}"):
+            render_rows([answer("a"), example], tiny.renderer, max_length=250, lines=[3, 7])
+
+
+def test_a_plain_text_is_a_row_of_its_own(tiny: Base) -> None:
+    example, _ = parse_row({"text": "Once upon a time"})
+    assert example
+    rows, drops = render_rows([example], tiny.renderer, max_length=250)
+    assert (len(rows), drops) == (1, [])
+    assert all(rows[0].rendered.trained)

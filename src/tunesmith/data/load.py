@@ -1,32 +1,28 @@
 """From a file to Examples with line numbers: everything wrong with it at once, with line, column and what to do.
 
-Not here: what a row must look like (chat), findings that stop nothing (check).
-`load` never raises on bad data and is for `check`; every other command uses `load_examples`, which refuses it.
+Not here: how bytes become rows (lines, tables), what a row means (formats), findings that stop nothing (check).
+`load` never raises on bad data and is for `check`; every other command uses `load_examples`, which refuses it; `read`
+gives the same row by row and keeps none, for files that are larger than memory.
 """
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import os
 import re
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
 
-from tunesmith.chat import Example, parse_row
-from tunesmith.data.decode import OBJECT_TODO, Fault, decode_line
-from tunesmith.data.sniff import JSONL_TODO, sniff
-from tunesmith.errors import DataError, Problem
+from tunesmith.chat import Example
+from tunesmith.data import formats
+from tunesmith.data.decode import Fault
+from tunesmith.data.sniff import JSONL_TODO
+from tunesmith.data.source import Row, Source
+from tunesmith.errors import DataError, InputError, Problem
 
-if TYPE_CHECKING:
-    from hashlib import _Hash
-
-MAX_LINE_BYTES = 64 * 1024 * 1024
 MAX_KEPT_PROBLEMS = 10_000  # beyond this problems are counted, not kept: five million bad lines must fit in memory
-BOM = b"\xef\xbb\xbf"
+HEAD_ROWS, HEAD_BYTES = 20, 1 << 20  # how much is looked at before the format of a file is said
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +35,7 @@ class SourceRow:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A file as it was read. Every physical line is a row, a blank line, or has a problem.
+    """A file as it was read. Every physical line is a row, a blank line, part of a table, or has a problem.
 
     When the file as a whole was refused (another format, not readable), `num_lines` is 0 and there is one problem.
     `problems` keeps the first MAX_KEPT_PROBLEMS; `problem_counts` counts all of them by issue.
@@ -48,11 +44,13 @@ class Loaded:
     path: Path
     sha256: str  # of the file's bytes; of nothing when the file was refused before it was read
     examples: list[SourceRow]
-    notes: list[Problem]  # accepted: bom, crlf, blank_line; one each, with counts
+    notes: list[Problem]  # what was accepted or decided, one each with counts: bom, crlf, blank_line, format, ...
     problems: list[Problem]
     num_lines: int
     problem_counts: Mapping[str, int] = field(default_factory=dict)
-    lines_by_note: Mapping[str, list[int]] = field(default_factory=dict)
+    lines_by_note: Mapping[str, list[int]] = field(default_factory=dict)  # also "table": header, lines inside cells
+    format: str = "chat"  # chat, prompt_completion, preference, rl, sharegpt, alpaca or text
+    unit: str = "line"  # what `line` counts: "line" of a text file, "row" of a columnar file or a JSON array
 
     @property
     def num_problems(self) -> int:
@@ -63,169 +61,186 @@ class Loaded:
         return self.lines_by_note.get("blank_line", [])
 
 
-def load_examples(path: str | Path) -> Loaded:
-    """Read a file that must be good.
+def load_examples(path: str | Path, *, format: str | None = None, map: Mapping[str, str] | None = None) -> Loaded:
+    """Read a file that must be good; `format` and `map` as for `read`.
 
     Raises:
         DataError: the file has problems; all are in the error, the text shows the first 20 and the total.
     """
-    loaded = load(path)
+    loaded = load(path, format=format, map=map)
     if loaded.problems:
         raise DataError(loaded.problems, loaded.num_problems)
     return loaded
 
 
-def load(path: str | Path) -> Loaded:
-    """Read chat `messages` or `prompt`/`completion` JSONL, line by line. Bad data is listed, never raised."""
-    path = Path(path)
-    reader = _Reader(path)
-    try:
-        with path.open("rb") as file:
-            head = file.peek()
-            fault = sniff(head, whole=os.fstat(file.fileno()).st_size == len(head))
-            if fault:
-                reader.refuse(fault)
-            else:
-                reader.read(file)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the file name
-        if isinstance(error, ValueError) and "null" not in str(error):
-            raise
-        return _unreadable(path, error)
-    return reader.loaded()
+def load(path: str | Path, *, format: str | None = None, map: Mapping[str, str] | None = None) -> Loaded:
+    """Read a whole file; `format` and `map` as for `read`. Bad data is listed, never raised."""
+    reading = read(path, format=format, map=map)
+    rows = [found for found in reading if isinstance(found, SourceRow)]
+    noted = {issue: list(lines) for issue, lines in reading.noted.items() if lines}
+    counts = dict(reading.counts)
+    notes, problems, source = reading.notes, reading.problems, reading.source
+    noted = {**{note.issue: [] for note in notes}, **noted}
+    return Loaded(
+        reading.path, source.sha256, rows, notes, problems, source.num_lines, counts, noted, reading.format, source.unit
+    )
 
 
-def _unreadable(path: Path, error: Exception) -> Loaded:
-    reader = _Reader(path)
-    if isinstance(error, FileNotFoundError):
-        what, todo = "there is no such file.", _near_names(path)
-    elif isinstance(error, IsADirectoryError):
-        what, todo = "this is a directory.", "Name the JSONL file inside it."
-    elif isinstance(error, PermissionError):
-        what, todo = "you may not read this file.", "Change its permissions (chmod u+r)."
-    else:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        what, todo = f"the file cannot be read ({reason}).", "Check the path and the disk."
-    reader.refuse(Fault("unreadable_file", what, todo))
-    return reader.loaded()
+def read(path: str | Path, *, format: str | None = None, map: Mapping[str, str] | None = None) -> Reading:
+    """One pass over a file of any kind that is known: iterate over it for its SourceRows and Problems, in order.
+
+    JSONL, one JSON array, CSV and TSV by their names, Parquet, Arrow, folders of these as `datasets` writes them; gzip
+    and zstandard around the texts. `format` is one of formats.FORMATS, found in the first rows if None; `map` names
+    the fields of the file (ours: theirs, as in {"prompt": "question", "completion": "answer"}).
+
+    Raises:
+        InputError: there is no such format.
+    """
+    if format is not None and format not in formats.FORMATS:
+        raise InputError(f"there is no format {format!r}.", f"Use one of {', '.join(formats.FORMATS)}.")
+    return Reading(Path(path), format, map or {})
 
 
-def _near_names(path: Path) -> str:
-    try:
-        names = [entry.name for entry in path.parent.iterdir()]
-    except OSError:
-        return "Check the path; its directory does not exist either."
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)
-    return f"Did you mean {path.parent / near[0]}?" if near else "Check the path."
+class Reading:
+    """An iteration over a file that keeps only counts; `notes`, `counts` and `source` are whole at its end."""
 
-
-class _Reader:
-    """Takes the lines of one file in turn and keeps what came of each."""
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, format: str | None, map: Mapping[str, str]) -> None:
         self.path = path
-        self.digest = hashlib.sha256()
-        self.rows: list[SourceRow] = []
+        self.source = Source(path)
+        self.wanted, self.map = format, map
+        self.format = format or "chat"
         self.problems: list[Problem] = []
         self.counts: Counter[str] = Counter()
-        self.noted: dict[str, list[int]] = {"bom": [], "crlf": [], "blank_line": []}
-        self.num_lines = 0
+        self._own_noted = {issue: array("Q") for issue in ("mixed_format", "unread_key")}
+        self.unread: Counter[str] = Counter()
 
-    def read(self, file: BinaryIO) -> None:
-        for raw in _physical_lines(file, self.digest):
-            self.num_lines += 1
-            if raw is None:
-                what = f"the line is longer than {MAX_LINE_BYTES // 2**20} MiB."
-                self.add(Fault("broken_json", what, OBJECT_TODO, 1))
-            else:
-                self.take(raw)
-        if not self.rows and not self.counts:
-            self.add(Fault("empty_file", "the file holds only blank lines.", JSONL_TODO), whole_file=True)
+    def __iter__(self) -> Iterator[SourceRow | Problem]:
+        for row in self.rows():
+            example, problems = self.outcome(row)
+            if example:
+                yield SourceRow(row.line, example)
+            yield from problems
 
-    def take(self, raw: bytes) -> None:
-        if raw.startswith(BOM):  # also later in the file: files glued together
-            self.noted["bom"].append(self.num_lines)
-            raw = raw[len(BOM) :]
-        body = raw.removesuffix(b"\n")
-        if body.endswith(b"\r"):
-            self.noted["crlf"].append(self.num_lines)
-            body = body[:-1]
-        try:
-            text = body.decode("utf-8")
-        except UnicodeDecodeError as error:
-            self.add(_utf8_fault(body, error.start))
-            return
-        if text.strip():
-            self.take_row(text)
-        else:
-            self.noted["blank_line"].append(self.num_lines)
+    def rows(self) -> Iterator[Row]:
+        """Decoded rows and faults; the format is settled before the first."""
+        rows = self.source.rows(self.map)
+        head: list[Row] = []
+        for row in rows:
+            head.append(row)
+            if len(head) == HEAD_ROWS or len(row.raw or b"") > HEAD_BYTES:
+                break
+        if fault := self._settle([row.value for row in head if row.fault is None]):
+            rows.close()
+            self.source.forget()
+            head = [Row(0, None, None, fault)]
+        is_empty = not head
+        yield from _drain(head)
+        yield from rows
+        if is_empty:
+            what = "the file holds only blank lines." if self.source.unit == "line" else "there are no rows in it."
+            yield Row(0, None, None, Fault("empty_file", what, JSONL_TODO))
 
-    def take_row(self, text: str) -> None:
-        value, fault = decode_line(text)
-        if fault:
-            self.add(fault)
-            return
-        example, row_problems = parse_row(value)
+    def outcome(self, row: Row) -> tuple[Example | None, list[Problem]]:
+        """A row's Example, or its problems, which are counted."""
+        if row.fault:
+            return None, [self._add(row.fault, row)]
+        example, faults = formats.parse(row.value, self.format)
         if example:
-            self.rows.append(SourceRow(self.num_lines, example))
+            self._note_keys(row)
+        problems = []
         start = 0
-        for problem in row_problems:
-            found = _find(text, problem.near, start=start)
-            start = start if found is None else found + 1
-            column = (len(text) - len(text.lstrip()) if found is None else found) + 1
-            self.add(Fault(problem.issue, problem.what, problem.todo, column))
+        text = row.text if faults else None
+        for fault in faults:
+            column = None
+            if text is not None:
+                found = _find(text, fault.near, start=start)
+                start = start if found is None else found + 1
+                column = (len(text) - len(text.lstrip()) if found is None else found) + 1
+            problems.append(self._add(Fault(fault.issue, fault.what, fault.todo, column), row))
+        return example, problems
 
-    def add(self, fault: Fault, *, whole_file: bool = False) -> None:
+    @property
+    def noted(self) -> Mapping[str, array[int]]:
+        """The lines of each note, and under "table" those that are a table's header or go on inside a cell."""
+        return self.source.noted | self._own_noted
+
+    @property
+    def notes(self) -> list[Problem]:
+        """What was accepted or decided about the file, each once."""
+        by_lines = [_note(self, issue, lines) for issue, lines in self.noted.items() if lines and issue != "table"]
+        about: list[tuple[str, str, str]] = []
+        if self.format != "chat" and self.source.num_lines:
+            words = formats.FORMATS[self.format].words
+            how = "as --format says" if self.wanted else "as its first rows look; --format says otherwise"
+            about.append(("format", f"the rows are read as {self.format} ({how}).", f"Each is {words}."))
+        if self.source.packed:
+            about.append(("packed", self.source.packed, "It was unpacked as it was read."))
+        return [*by_lines, *(Problem(str(self.path), None, None, what, todo, issue) for issue, what, todo in about)]
+
+    def _settle(self, values: list[object]) -> Fault | None:
+        """Choose the format; a table of which no column is known is refused as a whole."""
+        found = self.wanted or formats.detect_file(values)
+        self.format = found or "chat"
+        if found or not values or not self.source.columns:
+            return None
+        there = ", ".join(map(repr, self.source.columns[:8]))
+        todo = "Say which is which, as in --map prompt=QUESTION,completion=ANSWER."
+        return Fault("missing_messages", f"none of the columns {there} is known.", todo)
+
+    def _note_keys(self, row: Row) -> None:
+        if self.format in formats.CHAT_SHAPES and ("messages" in row.value) != (self.format == "chat"):
+            self._own_noted["mixed_format"].append(row.line)
+        if unread := set(formats.unread_keys(row.value)):
+            self.unread.update(unread)
+            self._own_noted["unread_key"].append(row.line)
+
+    def _add(self, fault: Fault, row: Row) -> Problem:
+        line, column, what = row.line or fault.line, fault.column, fault.what
+        if row.place and column is not None:  # an element of an array may go over many lines
+            before = (row.text or "")[: column - 1]
+            breaks = before.count("\n")
+            at = column - before.rfind("\n") - 1 if breaks else row.place[1] + column - 1
+            what, column = f"line {row.place[0] + breaks}, column {at}: {what}", None
+        problem = Problem(str(self.path), line, column, what, fault.todo, fault.issue)
         self.counts[fault.issue] += 1
         if len(self.problems) < MAX_KEPT_PROBLEMS:
-            line = fault.line if whole_file else self.num_lines
-            self.problems.append(Problem(str(self.path), line, fault.column, fault.what, fault.todo, fault.issue))
-
-    def refuse(self, fault: Fault) -> None:
-        self.add(fault, whole_file=True)
-
-    def loaded(self) -> Loaded:
-        noted = {issue: lines for issue, lines in self.noted.items() if lines}
-        notes = [_note(self.path, issue, lines=lines, num_lines=self.num_lines) for issue, lines in noted.items()]
-        digest = self.digest.hexdigest()
-        return Loaded(self.path, digest, self.rows, notes, self.problems, self.num_lines, dict(self.counts), noted)
+            self.problems.append(problem)
+        return problem
 
 
-def _physical_lines(file: BinaryIO, digest: _Hash) -> Iterator[bytes | None]:
-    """Yield each line with its end; None stands for a line longer than MAX_LINE_BYTES, which is only hashed."""
-    while raw := file.readline(MAX_LINE_BYTES + 1):
-        digest.update(raw)
-        if len(raw) <= MAX_LINE_BYTES or raw.endswith(b"\n"):
-            yield raw
-            continue
-        while raw and not raw.endswith(b"\n"):
-            raw = file.readline(1 << 20)
-            digest.update(raw)
-        yield None
+def _drain(head: list[Row]) -> Iterator[Row]:
+    """The rows of a list, each let go of: one of them may be 60 MB."""
+    head.reverse()
+    while head:
+        yield head.pop()
 
 
-def _utf8_fault(body: bytes, start: int) -> Fault:
-    column = len(body[:start].decode("utf-8")) + 1
-    what = f"byte 0x{body[start]:02x} is not UTF-8."
-    return Fault("invalid_utf8", what, "Save the file as UTF-8 (it may be Latin-1 or Windows-1252 here).", column)
+KEYS = "role|content|prompt|completion|text|from|value|chosen|rejected|input|output|name|arguments|tool_call\\w*"
 
 
 def _find(text: str, near: str | None, *, start: int) -> int | None:
     """Where the faulty value stands: after its key, or anywhere when it is an escape such as \\ud800."""
     if near is None:
         return None
-    key = "" if near.startswith("\\u") else r'(?<!\\)"(?:role|content|prompt|completion)"\s*:\s*'
+    key = "" if near.startswith("\\u") else rf'(?<!\\)"(?:{KEYS})"\s*:\s*'
     for position in (start, 0):
         if match := re.compile(f"{key}({re.escape(near)})", re.IGNORECASE).search(text, position):
             return match.start(1)
     return None
 
 
-def _note(path: Path, issue: str, *, lines: list[int], num_lines: int) -> Problem:
-    count = f"{len(lines)} of {num_lines} lines"
+def _note(reading: Reading, issue: str, lines: array[int]) -> Problem:
+    unit = reading.source.unit
+    count = f"{len(lines)} of {reading.source.num_lines} {unit}s"
     shown = ", ".join(str(line) for line in lines[:5]) + (", ..." if len(lines) > 5 else "")
+    other = "prompt and completion" if reading.format == "chat" else "messages"
+    keys = ", ".join(f"{key!r} ({number})" for key, number in reading.unread.most_common(5))
     what, todo = {
         "bom": (f"a byte order mark starts the file (line {shown}).", "It was skipped."),
         "crlf": (f"{count} end with CRLF (Windows): {shown}.", "They were read as LF."),
         "blank_line": (f"{count} are blank: {shown}.", "They were skipped."),
+        "mixed_format": (f"{count} have {other}, the others not: {shown}.", "Both were read."),
+        "unread_key": (f"turns in {count} have fields that training does not read: {keys}.", "They were left out."),
     }[issue]
-    return Problem(str(path), lines[0], None if issue == "blank_line" else 1, what, todo, issue)
+    column = 1 if issue in ("bom", "crlf") else None
+    return Problem(str(reading.path), lines[0], column, what, todo, issue)

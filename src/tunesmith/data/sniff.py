@@ -11,15 +11,14 @@ import json
 from tunesmith.data.decode import Fault
 
 JSONL_TODO = "Give a JSONL file: one JSON object on each line."
-PARQUET_TODO = "Write it as JSONL first: pandas.read_parquet(FILE).to_json(OUT, orient='records', lines=True)."
 MAGIC = (
-    (b"\x1f\x8b", "a gzip file", "Unpack it first: gunzip FILE."),
-    (b"PK\x03\x04", "a zip file (or an Excel workbook)", "Unpack it first, or export the sheet as JSONL."),
-    (b"PAR1", "a Parquet file", PARQUET_TODO),
-    (b"ARROW1", "an Arrow file", "Write it as JSONL first: datasets.Dataset.from_file(FILE).to_json(OUT)."),
+    (b"\x1f\x8b", "packed twice with gzip", "Unpack it once: gunzip FILE."),
+    (b"\x28\xb5\x2f\xfd", "packed twice with zstandard", "Unpack it once: unzstd FILE."),
+    (b"PK\x03\x04", "a zip file (or an Excel workbook)", "Unpack it first, or export the sheet as CSV."),
+    (b"PAR1", "a packed Parquet file", "Unpack it first."),
+    (b"ARROW1", "a packed Arrow file", "Unpack it first."),
     (b"BZh", "a bzip2 file", "Unpack it first: bunzip2 FILE."),
     (b"\xfd7zXZ", "an xz file", "Unpack it first: unxz FILE."),
-    (b"\x28\xb5\x2f\xfd", "a zstandard file", "Unpack it first: unzstd FILE."),
     (b"%PDF", "a PDF file", JSONL_TODO),
     (b"SQLite format 3", "an SQLite database", "Export the rows as JSONL first."),
     (b"version https://git-lfs", "a git-LFS pointer, not the data itself", "Fetch the data first: git lfs pull."),
@@ -34,10 +33,11 @@ def sniff(head: bytes, *, whole: bool) -> Fault | None:
     """
     if not head:
         return Fault("empty_file", "the file is empty.", JSONL_TODO)
-    return _binary_fault(head) or _text_fault(head, whole=whole)
+    return binary_fault(head) or _text_fault(head, whole=whole)
 
 
-def _binary_fault(head: bytes) -> Fault | None:
+def binary_fault(head: bytes) -> Fault | None:
+    """What is no text at all, for a table as for lines."""
     for magic, name, todo in MAGIC:
         if head.startswith(magic):
             return Fault("not_jsonl", f"this is {name}.", todo)
@@ -79,9 +79,6 @@ def _layout_fault(first: str, second: str, *, line: int) -> Fault | None:
     column = len(first) - len(first.lstrip()) + 1
     if _is_json(stripped):
         return None
-    if stripped[0] == "[" and (stripped == "[" or stripped[-1] in "{,"):
-        todo = "Write one object per line without the brackets around: jq -c '.[]' FILE > OUT."
-        return Fault("not_object", "the file is one JSON array.", todo, column, line)
     goes_on = stripped == "{" or stripped[-1] in "{[,:"
     if stripped[0] == "{" and goes_on and second and second[0] != "{":
         todo = "Write one object per line: jq -c . FILE > OUT."
@@ -93,7 +90,7 @@ def _layout_fault(first: str, second: str, *, line: int) -> Fault | None:
         and any(mark in stripped for mark in ",;\t")
         and not second.startswith("{")
     ):
-        todo = "Write one JSON object per line, with 'prompt' and 'completion', or 'messages'."
+        todo = "Name the file .csv (or .tsv) to read it as one."
         return Fault("not_jsonl", "this looks like a table (CSV), not JSONL.", todo, column, line)
     return None
 

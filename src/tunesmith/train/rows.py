@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tunesmith.chat import Example, label_set
-from tunesmith.errors import RunError
+from tunesmith.errors import InputError, RunError
 from tunesmith.render import Rendered, Renderer, RenderError
 
 SMALLEST_WEIGHT, LARGEST_WEIGHT = 2.0**-126, 2.0**127  # what float32 holds as a number, neither 0 nor infinite
@@ -50,8 +50,9 @@ def render_rows(
     """Every example ends as a Row or a Drop. Nothing is cut: a row that does not fit is dropped whole.
 
     Raises RunError when rendering itself went wrong: a second BOS, an answer that is not trained as it is written and
-    up to its stop token. Every row is looked at, not a sample.
+    up to its stop token. Every row is looked at, not a sample. Raises InputError for rows of another method.
     """
+    _refuse_other_methods(examples, lines)
     rows: list[Row] = []
     drops: list[Drop] = []
     for index, example in enumerate(examples):
@@ -77,6 +78,17 @@ def render_rows(
     return rows, drops
 
 
+def _refuse_other_methods(examples: Sequence[Example], lines: Sequence[int] | None) -> None:
+    """Rows that say more, or less, than one answer to learn are not half used."""
+    methods = {"preference": ("two answers, one preferred", "dpo"), "rl": ("no answer to learn", "grpo")}
+    for index, example in enumerate(examples):
+        if example.kind in methods:
+            holds, method = methods[example.kind]
+            where = f"Line {lines[index]}" if lines else f"Example {index + 1}"
+            what = f"{where} holds {holds} (format {example.kind}): that is for the method {method}."
+            raise InputError(what, "This method trains on single answers: give it chat, prompt/completion or text.")
+
+
 def _fault(example: Example, rendered: Rendered, renderer: Renderer) -> str | None:
     """What is wrong with a rendered row, as a second look at what the renderer proves by its construction."""
     ids, trained = rendered.ids, rendered.trained
@@ -86,7 +98,12 @@ def _fault(example: Example, rendered: Rendered, renderer: Renderer) -> str | No
         if here and not after and token not in renderer.stop_ids:
             return "an answer does not end in a stop token; the model would never learn to stop"
     found = renderer.decode([token for token, here in zip(ids, trained, strict=True) if here])
-    answers = "".join(message.content for message in example.messages if message.trained)
+    turns = [message for message in example.messages if message.trained]
+    if any(turn.tool_calls for turn in turns):  # the template's own form: what must be in it
+        wanted = [text for turn in turns for text in (turn.content, *(call.name for call in turn.tool_calls))]
+        lost = [text for text in wanted if _bare(text) not in _bare(found)]
+        return f"what is trained lacks {lost[0][:40]!r}" if lost else None
+    answers = "".join(turn.content for turn in turns)
     backend = renderer.tokenizer.backend_tokenizer
     if _bare(found) == _bare(answers):
         return None

@@ -1,0 +1,153 @@
+"""What can be said of a file of any size without making Examples: its counts, its problems, its exact duplicates.
+
+Not here: the checks that need the rows themselves (check). Sixteen bytes a row are kept.
+Called for files too large to hold.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tunesmith.chat import Example
+from tunesmith.data.decode import unescaped_quotes
+from tunesmith.data.load import read
+from tunesmith.errors import Problem
+from tunesmith.turns import ROLES
+
+CHAT_ROLES = frozenset(ROLES) - {"tool"}
+INSTRUCTIONS = frozenset({"system", "developer"})
+LOOKED_AT = frozenset({"weight", "tools", "chosen", "rejected", "preferred_output", "non_preferred_output"})
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """A file as one pass saw it. `lines` and `hashes` have an entry for each good row, in order.
+
+    Equal hashes are equal conversations (roles and contents; with 2 million rows an accident is one in ten million).
+    They hold within this process only.
+    """
+
+    path: Path
+    sha256: str
+    format: str
+    unit: str
+    num_lines: int
+    notes: list[Problem]
+    problems: list[Problem]  # the first load.MAX_KEPT_PROBLEMS
+    problem_counts: Mapping[str, int]
+    lines: array[int]
+    hashes: array[int]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.lines)
+
+    def duplicates(self) -> Iterator[tuple[int, int]]:
+        """(line, first line) of every row that another one before it equals, in the order of the lines."""
+        import numpy as np
+
+        hashes_N = np.asarray(self.hashes)
+        order_N = np.argsort(hashes_N, kind="stable")
+        starts = np.flatnonzero(np.r_[True, np.diff(hashes_N[order_N]) != 0]) if len(order_N) else order_N
+        first_N = np.empty_like(order_N)
+        first_N[order_N] = np.repeat(order_N[starts], np.diff(np.r_[starts, len(order_N)]))
+        for index in np.flatnonzero(first_N != np.arange(len(first_N))):
+            yield self.lines[index], self.lines[first_N[index]]
+
+
+def scan(path: str | Path, *, format: str | None = None, map: Mapping[str, str] | None = None) -> Scanned:
+    """Judge every row as `load` does (same problems, same notes), and keep none; `format` and `map` as for `read`."""
+    reading = read(path, format=format, map=map)
+    skimmer = _Skimmer()
+    for row in reading.rows():
+        if reading.format == "chat" and not map:  # known from the first row on
+            reading.source.skim = skimmer.take
+        example, _ = reading.outcome(row)
+        if example is not None:
+            skimmer.add(row.line, _parts(example))
+    lines, hashes = skimmer.lines, skimmer.hashes
+    source = reading.source
+    return Scanned(
+        reading.path,
+        source.sha256,
+        reading.format,
+        source.unit,
+        source.num_lines,
+        reading.notes,
+        reading.problems,
+        dict(reading.counts),
+        lines,
+        hashes,
+    )
+
+
+class _Skimmer:
+    """Takes the lines that are certainly good chat, which are nearly all, in half the time of a closer look."""
+
+    def __init__(self) -> None:
+        self.lines, self.hashes = array("Q"), array("q")
+        self.good_orders: set[tuple[str, ...]] = set()
+
+    def add(self, line: int, parts: tuple[Any, ...]) -> None:
+        self.lines.append(line)
+        self.hashes.append(hash(parts))
+
+    def take(self, line: int, raw: bytes) -> bool:
+        """Whether the line was taken; False asks for a closer look. It is what `decode_fast`, `parse_row` and `add`
+        do with turns of a role and a text, and nothing else but the simplest values beside them."""
+        try:
+            value = orjson.loads(raw)
+            turns = value["messages"]
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            return False
+        if type(turns) is not list:
+            return False
+        num_strings = 1
+        if len(value) > 1:
+            if not LOOKED_AT.isdisjoint(value):
+                return False
+            for extra in value.values():
+                if type(extra) is str:
+                    num_strings += 1
+                elif type(extra) is not int and extra is not turns:
+                    return False
+            num_strings += len(value) - 1
+        parts: list[str] = []
+        for turn in turns:
+            if type(turn) is not dict or len(turn) != 2:
+                return False
+            role, content = turn.get("role"), turn.get("content")
+            if type(role) is not str or type(content) is not str or not content or content.isspace():
+                return False
+            parts += (role, content)
+        if (num_quotes := unescaped_quotes(raw)) is None or num_quotes != 2 * (num_strings + 2 * len(parts)):
+            return False
+        order = tuple(parts[::2])
+        if order not in self.good_orders:
+            if not _is_good(order):
+                return False
+            self.good_orders.add(order)
+        self.add(line, tuple(parts))
+        return True
+
+
+def _is_good(order: tuple[str, ...]) -> bool:
+    return (
+        order[-1:] == ("assistant",)
+        and order[0] != "assistant"
+        and CHAT_ROLES.issuperset(order)
+        and INSTRUCTIONS.isdisjoint(order[1:])
+    )
+
+
+def _parts(example: Example) -> tuple[Any, ...]:
+    """What makes two rows the same: roles and contents, then calls and the rejected answer where there are any."""
+    parts: list[Any] = [part for turn in example.messages for part in (turn.role, turn.content)]
+    calls = tuple(call for turn in example.messages for call in turn.tool_calls)
+    return (*parts, calls, example.rejected) if calls or example.rejected else tuple(parts)
