@@ -308,7 +308,8 @@ def _batches(prompts: Sequence[Sequence[int]], *, own_tokens: int) -> Iterator[l
     the cache as the longest prompt of its batch, and `own_tokens`."""
     order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
     while order:
-        size = max(1, min(BATCH_ROWS, BATCH_TOKENS // (len(prompts[order[0]]) + own_tokens)))
+        most = max(1, min(BATCH_ROWS, BATCH_TOKENS // (len(prompts[order[0]]) + own_tokens)))
+        size = -(-len(order) // -(-len(order) // most))  # 130 rows are two batches of 65, not one of 128 and one of 2
         yield order[:size]
         order = order[size:]
 
