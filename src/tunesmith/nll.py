@@ -7,7 +7,7 @@ Axes: T tokens, N labels, C hidden size, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -17,8 +17,10 @@ import torch
 from tunesmith.attention import attending_over
 from tunesmith.fused import fused, recomputed
 from tunesmith.products import linear, linear_input_gradient
-from tunesmith.trie import Trie
+from tunesmith.render import Rendered
+from tunesmith.trie import Trie, lay_out
 
+BATCH_TOKENS = 4096  # of sequences whose likelihood is asked, before sharing
 CHUNK_LOGITS = 1 << 23  # logits held at once: 32 MB in float32
 
 
@@ -36,6 +38,22 @@ def label_nll_N(model: Any, trie: Trie, *, recompute: bool = False) -> torch.Ten
         logits_NV = head(hidden_NC).float()
         return torch.nn.functional.cross_entropy(_capped(logits_NV, cap), trie.labels_N, reduction="none")
     return _HeadNll.apply(hidden_NC, head.weight, head.bias, trie.labels_N, cap)
+
+
+@torch.inference_mode()
+def sequence_nats(model: Any, sequences: Sequence[Rendered]) -> list[float]:
+    """-log p of each sequence's trained tokens together, in nats; neighbours that open alike share that computation."""
+    nats: list[float] = []
+    start = 0
+    while start < len(sequences):
+        stop, tokens = start + 1, len(sequences[start].ids)
+        while stop < len(sequences) and (tokens := tokens + len(sequences[stop].ids)) <= BATCH_TOKENS:
+            stop += 1
+        trie = lay_out(sequences[start:stop], [1.0] * (stop - start))
+        sums = torch.zeros(stop - start, dtype=torch.double)
+        nats += sums.index_add_(0, trie.owners_N, label_nll_N(model, trie).double().cpu()).tolist()
+        start = stop
+    return nats
 
 
 def hidden_at_labels(causal: Any, trie: Trie, *, recompute: bool = False, cache: Any = None) -> torch.Tensor:

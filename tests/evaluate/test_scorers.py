@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -111,9 +112,15 @@ def test_a_json_scorer_refuses_an_expected_answer_that_is_not_json() -> None:
     [
         ("exakt", "Did you mean 'exact'"),
         ("json-valid", "Did you mean 'json_valid'"),
+        ("words:few", "no limit of words"),
+        ("words:8-3", "no limit of words"),
+        ("style", "style:FILE"),
+        ("json_schema:missing.json", "cannot be read"),
+        ("banned:|", "no phrase"),
+        ("similarity:nowhere", "There is no folder nowhere"),
         ("normalized", "Did you mean 'normalised'"),
         ("zzz", "Known: exact,"),
-        ("regex", "regex:PATTERN"),
+        ("regex", "Write it as regex:PATTERN"),
         ("regex:(", "not a regular expression"),
         ("exact:3", "takes no argument"),
         ("label", "needs the list of labels"),
@@ -148,7 +155,74 @@ def test_a_score_outside_0_to_1_is_our_own_mistake() -> None:
         Score(1.5, "")
 
 
-def test_every_scorer_gives_full_marks_to_the_expected_answer() -> None:
-    for name in SCORERS:
-        spec = "regex:a" if name == "regex" else name
-        assert value(spec, '{"a": 1}', '{"a": 1}', labels=['{"a": 1}']) == 1
+@pytest.mark.parametrize(
+    "name", sorted(set(SCORERS) - {"loss", "perplexity", "judge", "style", "python", "similarity"})
+)
+def test_every_scorer_gives_full_marks_to_the_expected_answer(name: str, tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"required": ["name"]}')
+    answer = '{"name": "f", "arguments": {"a": 1}}'
+    arguments = {"regex": "a", "words": "<9", "chars": "<=40", "sentences": "1", "banned": "secret", "required": "name"}
+    argument = {**arguments, "json_schema": str(schema)}.get(name)
+    assert value(f"{name}:{argument}" if argument else name, answer, answer, labels=[answer]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(SCORERS) - {"loss", "perplexity", "judge", "style", "python", "similarity"})
+)
+@pytest.mark.parametrize("text", ["", " \n\t "])
+def test_every_scorer_survives_an_empty_reply_and_says_why(name: str, text: str, tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text("{}")
+    arguments = {"regex": "a", "words": "<9", "chars": "<=40", "sentences": "1", "banned": "x", "required": "name"}
+    argument = {**arguments, "json_schema": str(schema)}.get(name)
+    found = score(f"{name}:{argument}" if argument else name, '{"name": "f"}', text, labels=["a"])
+    assert found.why
+
+
+@pytest.mark.parametrize(
+    ("spec", "text", "wanted"),
+    [
+        ("words:<8", "One two three four five six seven.", 1),
+        ("words:<8", "One two three four five six seven eight", 0),
+        ("words:2-3", "well-known don't", 1),
+        ("words:>=1", "", 0),
+        ("words:3", "北京市", 1),
+        ("chars:<=5", " 12345 ", 1),
+        ("sentences:2", "It cost 3.50 euros. Fine!", 1),
+        ("sentences:1", "No end", 1),
+        ("sentences:2", "今天好。明天好。", 1),
+        ("banned:as an AI|sorry", "As an AI, I cannot", 0),
+        ("banned:art", "The artist", 1),
+        ("required:refund|14 days", "A refund takes a week", 0.5),
+    ],
+)
+def test_limits_and_phrases_count_as_a_person_would(spec: str, text: str, wanted: float) -> None:
+    assert value(spec, "x", text) == wanted
+
+
+def test_phrases_come_from_the_lines_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "phrases.txt"
+    file.write_text("kind regards\n\nyour team\n")
+    found = score(f"required:{file}", "x", "Kind regards, Jo")
+    assert (found.value, found.why) == (0.5, "the reply lacks 'your team'")
+    with pytest.raises(InputError, match="cannot be read"):
+        make_scorer("required:missing.txt")
+
+
+def test_a_scorer_may_be_any_function_of_a_local_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def polite(example, reply):\n    return 'please' in reply.text, 'asked for please'\n"
+        "def broken(example, reply):\n    return 1 / 0\n"
+        "def wrong(example, reply):\n    return 3\n"
+    )
+    assert score(f"python:{file}:polite", "x", "please go") == Score(1.0, "asked for please")
+    with pytest.raises(InputError) as caught:
+        score(f"python:{file}:broken", "x", "y")
+    assert "line 4, in broken" in caught.value.message and "function.py" not in caught.value.message
+    with pytest.raises(InputError, match="returned 3, not a number from 0 to 1"):
+        score(f"python:{file}:wrong", "x", "y")
+    for bad in (f"{file}:missing", "http://host/mine.py:polite", f"{tmp_path}/no.py:polite", "polite"):
+        with pytest.raises(InputError, match="has no function|names no function|There is no file"):
+            make_scorer(f"python:{bad}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,17 @@ from tunesmith.chat import Example, label_set
 from tunesmith.contender import Contender, Reply
 from tunesmith.errors import InputError, RunError
 from tunesmith.evaluate.mistakes import count_confusions, count_worst_labels, telling_rows
-from tunesmith.evaluate.scorers import Score, Scorer
-from tunesmith.evaluate.stats import Difference, Interval, mean_interval, paired_difference
+from tunesmith.evaluate.scorers import Aggregate, Score, Scorer
+from tunesmith.evaluate.scorers.score import Asked, Scored
+from tunesmith.evaluate.stats import (
+    Difference,
+    Interval,
+    detectable_difference,
+    holm,
+    mean_interval,
+    paired_difference,
+)
+from tunesmith.evaluate.visible import visible_sentence
 
 OnProgress = Callable[[str, int], None]  # (contender's name, rows just finished)
 
@@ -32,6 +41,7 @@ class Answers:
     name: str
     replies: list[Reply]
     scores: dict[str, list[Score]]
+    aggregates: dict[str, Aggregate] = field(default_factory=dict)  # of the scorers that have one
 
     def values(self, scorer: str) -> list[float]:
         return [score.value for score in self.scores[scorer]]
@@ -43,6 +53,7 @@ class Answers:
         return {
             "name": self.name,
             "scores": {scorer: asdict(mean_interval(self.values(scorer))) for scorer in self.scores},
+            "aggregates": {scorer: aggregate.as_dict() for scorer, aggregate in self.aggregates.items()},
             "latency_s": {"mean": float(latency_s_N.mean()), "p50": float(p50), "p95": float(p95)},
             "tokens": {
                 "prompt_mean": float(np.mean([reply.prompt_tokens for reply in self.replies])),
@@ -88,13 +99,27 @@ class Evaluation:
         """This evaluation with the contenders of a later one on the same rows after its own."""
         if (self.examples, self.scorers) != (later.examples, later.scorers):
             raise InputError("The two evaluations are of other rows or scorers.", "Measure them on the same ones.")
+        if any(scorer.startswith("judge:") for scorer in self.scorers):
+            raise InputError("A judge compared the two with other contenders.", "Measure all contenders at once.")
         return Evaluation(self.examples, (*self.answers, *later.answers), self.scorers, self.labels)
 
     def differences(self) -> list[dict[str, Any]]:
-        """Every pair of contenders in their order (b after a), by every scorer."""
+        """Every pair of contenders in their order (b after a), by every scorer. `p_holm` is p corrected for all pairs
+        of that scorer; `detectable` the smallest difference that so many rows show, and `sentence` says it."""
+        pairs = list(combinations(self.answers, 2))
+        found = {scorer: [self.difference(a.name, b.name, scorer=scorer) for a, b in pairs] for scorer in self.scorers}
+        corrected = {scorer: holm([one.p for one in differences]) for scorer, differences in found.items()}
         return [
-            {"a": a.name, "b": b.name, "scorer": scorer, **asdict(self.difference(a.name, b.name, scorer=scorer))}
-            for a, b in combinations(self.answers, 2)
+            {
+                "a": a.name,
+                "b": b.name,
+                "scorer": scorer,
+                **asdict(found[scorer][number]),
+                "p_holm": corrected[scorer][number],
+                "detectable": detectable_difference(found[scorer][number]),
+                "sentence": visible_sentence(found[scorer][number]),
+            }
+            for number, (a, b) in enumerate(pairs)
             for scorer in self.scorers
         ]
 
@@ -185,22 +210,38 @@ def evaluate(
     """
     _check(examples, contenders, scorers=scorers)
     prompts = [example.prompt for example in examples]
-    answers = []
+    replies = []
     for contender in contenders:
-        replies = contender.answer(
+        got = contender.answer(
             prompts, max_new_tokens=max_new_tokens, progress=_progress_of(contender.name, on_progress)
         )
-        if len(replies) != len(prompts):
+        if len(got) != len(prompts):
             raise RunError(
-                f"{contender.name} gave {len(replies)} replies to {len(prompts)} prompts.", "Nothing was scored."
+                f"{contender.name} gave {len(got)} replies to {len(prompts)} prompts.", "Nothing was scored."
             )
-        scores = {
-            name: [scorer(example, reply) for example, reply in zip(examples, replies, strict=True)]
-            for name, scorer in scorers.items()
-        }
-        answers.append(Answers(contender.name, list(replies), scores))
+        replies.append(list(got))
+    answers = [_score(number, examples, contenders=contenders, replies=replies, scorers=scorers)
+               for number in range(len(contenders))]  # fmt: skip
     found = label_set(examples) if labels is None else [label.strip() for label in labels]
     return Evaluation(tuple(examples), tuple(answers), tuple(scorers), tuple(found or ()))
+
+
+def _score(
+    number: int,
+    examples: Sequence[Example],
+    *,
+    contenders: Sequence[Contender],
+    replies: Sequence[list[Reply]],
+    scorers: Mapping[str, Scorer],
+) -> Answers:
+    """The answers of one contender, scored once all have answered: a judge compares them."""
+    asked = Asked(
+        examples, replies[number], contenders[number], replies[0], is_first=number == 0, is_alone=len(replies) == 1
+    )
+    scored: dict[str, Scored] = {name: scorer.score_rows(asked) for name, scorer in scorers.items()}
+    scores = {name: one.scores for name, one in scored.items()}
+    aggregates = {name: one.aggregate for name, one in scored.items() if one.aggregate != Aggregate()}
+    return Answers(contenders[number].name, replies[number], scores, aggregates)
 
 
 def prompt_text(example: Example) -> str:
@@ -221,11 +262,13 @@ def _check(examples: Sequence[Example], contenders: Sequence[Contender], *, scor
     names = [contender.name for contender in contenders]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"Two contenders have the name {twice[0]!r}.", "Name each contender once.")
+    for contender in contenders:
+        for scorer in scorers.values():
+            scorer.check_contender(contender)
     for row, example in enumerate(examples, start=1):
-        expected = Reply(example.answer, 0, 0, 0.0, "stop")
         for name, scorer in scorers.items():
             try:
-                scorer(example, expected)
+                scorer.check(example)
             except InputError as error:
                 raise InputError(f"Row {row}, scorer {name!r}: {error.message}", error.todo) from error
 

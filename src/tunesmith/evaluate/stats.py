@@ -1,20 +1,23 @@
-"""The statistics of an evaluation: intervals of means, paired differences with a test, and what could be seen at all.
+"""The statistics of an evaluation: intervals, paired differences with a test, Holm, and what could be seen at all.
 
 Not here: what is compared (run) or how it is worded (verdict).
-Called by run and verdict. numpy here, scipy inside the functions that need a distribution. All random draws are seeded.
+Called by run, verdict, the scorers' aggregates and memorise. numpy here, scipy inside the functions that need a
+distribution. All random draws are seeded.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Z_95 = 1.959963984540054  # the 0.975 quantile of the normal distribution
+Z_POWER = 0.8416212335729143  # the 0.8 quantile: a difference counts as visible when 4 of 5 such tests show it
 RESAMPLES = 10_000
+FIGURE_RESAMPLES = 2_000  # of a figure that is computed anew for every resample
 SEED = 20_240_501
 EXACT_FLIPS = 14  # up to 2**14 sign patterns are listed, beyond that they are drawn
 CELLS = 4_000_000  # numbers held at once while resampling
@@ -33,7 +36,10 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """b minus a over the same rows: mean difference, its 95 % interval, the test and its two-sided p."""
+    """b minus a over the same rows: mean difference, its 95 % interval, the test and its two-sided p.
+
+    `spread` is the standard deviation of the rows' differences: what says how many rows would show how much.
+    """
 
     difference: float
     low: float
@@ -43,12 +49,16 @@ class Difference:
     wins: int  # rows where b scores higher
     losses: int  # rows where a scores higher
     ties: int
+    spread: float
+
+    @property
+    def rows(self) -> int:
+        return self.wins + self.losses + self.ties
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """Mean with a 95 % interval: Wilson's score interval when every value is 0 or 1, else the percentile bootstrap.
-
-    Wilson 1927, JASA 22:209-212; Efron & Tibshirani 1993, chapter 13. Raises ValueError for no values or a
+    """Mean with a 95 % interval: Wilson's score interval when every value is 0 or 1, else the expanded percentile
+    bootstrap. Wilson 1927, JASA 22:209-212; Efron & Tibshirani 1993, chapter 13. Raises ValueError for no values or a
     non-finite one.
     """
     values_N = _checked(values)
@@ -59,12 +69,13 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
-    """Mean of b - a over paired rows, 95 % percentile bootstrap over rows, and a two-sided test of no difference.
+    """Mean of b - a over paired rows with a 95 % interval, and a two-sided test of no difference.
 
-    0/1 scores: McNemar's exact test, the binomial on discordant pairs (McNemar 1947, Psychometrika 12:153-157).
+    0/1 scores: McNemar's exact test, the binomial on discordant pairs (McNemar 1947, Psychometrika 12:153-157), and
+    Tango's score interval (1998, Statistics in Medicine 17:891-908), which stays open when no row differs.
     Other scores: the paired sign-flip permutation test (Fisher 1935, section 21), exact up to 14 differing rows, else
-    10,000 draws with p = (1 + hits) / (1 + draws) (Phipson & Smyth 2010, SAGMB 9:39). All tied: p = 1, low = high = 0.
-    Raises ValueError for no rows, unequal lengths or a non-finite value.
+    10,000 draws with p = (1 + hits) / (1 + draws) (Phipson & Smyth 2010, SAGMB 9:39), and the percentile bootstrap
+    over rows. All tied: p = 1. Raises ValueError for no rows, unequal lengths or a non-finite value.
     """
     a_N, b_N = _checked(a), _checked(b)
     if len(a_N) != len(b_N):
@@ -73,10 +84,83 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
     wins, losses = int((gap_N > 0).sum()), int((gap_N < 0).sum())
     if _is_binary(a_N) and _is_binary(b_N):
         test, p = "McNemar exact", _mcnemar_p(wins, losses)
+        low, high = _tango(wins, losses, rows=len(gap_N))
     else:
         test, p = "sign-flip permutation", _sign_flip_p(gap_N)
-    low, high = _bootstrap_mean(gap_N)
-    return Difference(float(gap_N.mean()), low, high, p, test, wins, losses, len(gap_N) - wins - losses)
+        low, high = _bootstrap_mean(gap_N)
+    ties = len(gap_N) - wins - losses
+    return Difference(float(gap_N.mean()), low, high, p, test, wins, losses, ties, float(gap_N.std()))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Each p adjusted for being one of several (Holm 1979, Scandinavian Journal of Statistics 6:65-70), in their order.
+
+    One below 0.05 may be called a difference, and the chance of a single false one among all stays below 5 %.
+    """
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = highest
+    return adjusted
+
+
+def rate_difference(hits: tuple[int, int], rows: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Second minus first share of two independent samples: difference, 95 % interval, two-sided p.
+
+    Newcombe 1998, Statistics in Medicine 17:873-890, method 10 (from Wilson's intervals); Fisher's exact test.
+    """
+    from scipy.stats import fisher_exact
+
+    a, b = _wilson(hits[0], rows[0]), _wilson(hits[1], rows[1])
+    gap = b.mean - a.mean
+    low = gap - math.hypot(b.mean - b.low, a.high - a.mean)
+    high = gap + math.hypot(b.high - b.mean, a.mean - a.low)
+    table = [[hits[0], rows[0] - hits[0]], [hits[1], rows[1] - hits[1]]]
+    return gap, low, high, float(fisher_exact(table).pvalue)
+
+
+def bootstrap_interval(statistic: Callable[[Floats], Floats], rows: int) -> Interval:
+    """A figure of all rows together (macro-F1, corpus BLEU) with its 95 % percentile bootstrap interval over rows.
+
+    `statistic` takes how often each row counts (R resamples, N rows) and returns R figures; NaN where a resample has
+    none. Efron & Tibshirani 1993, chapter 13.
+    """
+    generator = np.random.default_rng(SEED)
+    whole = float(statistic(np.ones((1, rows)))[0])
+    size = max(1, CELLS // rows)
+    chunks = [min(size, FIGURE_RESAMPLES - start) for start in range(0, FIGURE_RESAMPLES, size)]
+    even = np.full(rows, 1 / rows)
+    drawn = [statistic(generator.multinomial(rows, even, size=chunk).astype(np.float64)) for chunk in chunks]
+    figures_R = np.concatenate(drawn)
+    figures_R = figures_R[np.isfinite(figures_R)]
+    low, high = _ends(figures_R, rows) if len(figures_R) else (whole, whole)
+    return Interval(whole, low, high)
+
+
+def detectable_difference(difference: Difference) -> float | None:
+    """The smallest true difference that as many rows show with 80 % power at p < 0.05; None when it cannot be told
+    (no row differs) or even rows that all differ in one direction would not show it."""
+    if difference.spread == 0 and difference.wins + difference.losses == 0:
+        return None
+    if difference.test == "McNemar exact":
+        return minimum_detectable_difference(difference.rows, (difference.wins + difference.losses) / difference.rows)
+    return (Z_95 + Z_POWER) * difference.spread / math.sqrt(difference.rows)
+
+
+def rows_needed(difference: Difference, gap: float) -> int:
+    """How many rows, spread like these, show a true difference of `gap` with 80 % power at p < 0.05.
+
+    0/1 scores: Connor 1987 (a `gap` above the share of differing rows is held at that share); others: the normal
+    approximation (z_a + z_b)²·sd² / gap². Raises ValueError for a gap of 0 or rows of which none differs.
+    """
+    gap = abs(gap)
+    share = (difference.wins + difference.losses) / difference.rows
+    if gap == 0 or share == 0:
+        raise ValueError("the rows needed can be told for a gap above 0, from rows of which some differ")
+    if difference.test == "McNemar exact":
+        return math.ceil(_connor_rows(min(gap, share), share))
+    return math.ceil(((Z_95 + Z_POWER) * difference.spread / gap) ** 2)
 
 
 def minimum_detectable_difference(rows: int, discordant_share: float) -> float | None:
@@ -87,19 +171,18 @@ def minimum_detectable_difference(rows: int, discordant_share: float) -> float |
     """
     if rows < 1 or not 0 < discordant_share <= 1:
         raise ValueError("rows must be 1 or more and discordant_share above 0 and at most 1")
-    power_z = 0.8416212335729143  # the 0.8 quantile of the normal distribution
-
-    def rows_needed(gap: float) -> float:
-        spread = math.sqrt(max(discordant_share - gap * gap, 0.0))
-        return (Z_95 * math.sqrt(discordant_share) + power_z * spread) ** 2 / gap**2
-
-    if rows_needed(discordant_share) > rows:
+    if _connor_rows(discordant_share, discordant_share) > rows:
         return None
     low, high = 0.0, discordant_share
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (low, middle) if rows_needed(middle) <= rows else (middle, high)
+        low, high = (low, middle) if _connor_rows(middle, discordant_share) <= rows else (middle, high)
     return high
+
+
+def _connor_rows(gap: float, share: float) -> float:
+    spread = math.sqrt(max(share - gap * gap, 0.0))
+    return (Z_95 * math.sqrt(share) + Z_POWER * spread) ** 2 / gap**2
 
 
 def _checked(values: Sequence[float]) -> Floats:
@@ -125,8 +208,29 @@ def _wilson(hits: int, rows: int) -> Interval:
     return Interval(share, low, high)
 
 
+def _tango(wins: int, losses: int, *, rows: int) -> tuple[float, float]:
+    """The differences that the score test does not refuse at 5 %; each end is found by halving."""
+
+    def score(gap: float) -> float:
+        """Tango's statistic for a true difference `gap`; `share` is the restricted estimate of the rows lost."""
+        linear = -wins - losses + (2 * rows - wins + losses) * gap
+        root = math.sqrt(max(linear * linear + 8 * rows * losses * gap * (1 - gap), 0.0))
+        share = (root - linear) / (4 * rows)
+        variance = rows * (2 * share + gap * (1 - gap))
+        return (wins - losses - rows * gap) / math.sqrt(variance) if variance > 0 else 0.0
+
+    def end(outside: float, wanted: float) -> float:
+        inside = (wins - losses) / rows
+        for _ in range(60):
+            middle = (inside + outside) / 2
+            inside, outside = (middle, outside) if abs(score(middle)) < wanted else (inside, middle)
+        return (inside + outside) / 2
+
+    return end(-1.0, Z_95), end(1.0, Z_95)
+
+
 def _bootstrap_mean(values_N: Floats) -> tuple[float, float]:
-    """2.5 % and 97.5 % points of the mean of N rows drawn with replacement, 10,000 times.
+    """The 95 % interval of the mean of N rows drawn with replacement, 10,000 times.
 
     Few distinct values (0/1 scores, their differences) are drawn as multinomial counts: the same law, faster.
     """
@@ -142,7 +246,16 @@ def _bootstrap_mean(values_N: Floats) -> tuple[float, float]:
         chunk = max(1, CELLS // rows)
         sizes = [min(chunk, RESAMPLES - start) for start in range(0, RESAMPLES, chunk)]
         means_R = np.concatenate([values_N[generator.integers(0, rows, (size, rows))].mean(axis=1) for size in sizes])
-    low, high = np.percentile(means_R, (2.5, 97.5))
+    return _ends(means_R, rows)
+
+
+def _ends(figures_R: Floats, rows: int) -> tuple[float, float]:
+    """The percentiles of resampled figures between which 95 % lie, moved out for few rows by what the bootstrap is too
+    narrow: to t with n - 1 degrees, times √(n/(n - 1)) (Hesterberg 2015, American Statistician 69:371-386, 3.5)."""
+    from scipy.special import ndtr, stdtrit
+
+    share = float(ndtr(-math.sqrt(rows / (rows - 1)) * stdtrit(rows - 1, 0.975))) if rows > 1 else 0.025
+    low, high = np.quantile(figures_R, (share, 1 - share))
     return float(low), float(high)
 
 
