@@ -49,7 +49,7 @@ peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps({{"rows": num_rows, "wall_s": wall, "cpu_s": cpu, "peak_mib": peak_mib}}))
 """
 WORKERS = {
-    "scan": ("from tunesmith.data.scan import scan", "scan(sys.argv[1]).num_rows"),
+    "scan": ("from tunesmith.data.read.scan import scan", "scan(sys.argv[1]).num_rows"),
     "load": ("from tunesmith.data.load import load_examples", "len(load_examples(sys.argv[1]).examples)"),
     "datasets": (
         "import datasets; datasets.disable_progress_bars(); cache = tempfile.TemporaryDirectory()",

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "tunesmith"
 
 SPINE = (
-    "errors", "chat", "recipe", "facts", "hardware", "render", "store", "runs", "contender",  # no torch
+    "errors", "turns", "chat", "recipe", "facts", "hardware", "render", "store", "runs", "contender",  # no torch
     "embedded", "products", "model", "adapter", "trie", "attention", "fused", "nll", "prefix", "generate",  # torch
 )  # fmt: skip
 VERBS = ("data", "train", "evaluate", "decide", "retrieve", "serve", "monitor", "export", "providers")

@@ -18,6 +18,7 @@ from tunesmith import runs, store
 from tunesmith.data.dataset import Dataset, split_dataset, write_loaded
 from tunesmith.data.ledger import LedgerRow, check_conservation
 from tunesmith.data.load import load_examples
+from tunesmith.data.versions.decisions import refuse_pending
 from tunesmith.errors import InputError, TunesmithError
 from tunesmith.model import Base, load_base
 from tunesmith.recipe import Recipe
@@ -147,9 +148,12 @@ def _datasets(recipe: Recipe, *, say: Say) -> tuple[Dataset, Dataset]:
     loaded = load_examples(Path(recipe.data))
     for note in loaded.notes:
         say(str(note))
+    refuse_pending(loaded.examples, loaded.path)
     whole = write_loaded(folder, loaded)
     if recipe.validation:
-        return whole, write_loaded(folder, load_examples(Path(recipe.validation)))
+        validation = load_examples(Path(recipe.validation))
+        refuse_pending(validation.examples, validation.path)
+        return whole, write_loaded(folder, validation)
     return split_dataset(folder, whole, fraction=recipe.validation_fraction, seed=recipe.seed)
 
 

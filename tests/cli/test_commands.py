@@ -215,7 +215,7 @@ def test_debug_shows_the_traceback(tunesmith: Tunesmith) -> None:
         tunesmith("--debug", "train", "none.yaml")
 
 
-@pytest.mark.parametrize("name", sorted(command.__name__ for command in COMMANDS))
+@pytest.mark.parametrize("name", sorted(command.__name__.rstrip("_") for command in COMMANDS))
 def test_every_command_has_help(tunesmith: Tunesmith, name: str) -> None:
     answer = tunesmith(name, "--help")
     assert answer.code == 0

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data.decode import UNSURE, decode_fast, decode_line
+from tunesmith.data.read.decode import UNSURE, decode_fast, decode_line
 
 ODD = [
     '{"a":1,"a":2}', '{"a" :1, "a" : 2}', '{"a":{"b":1,"b":1}}', r'{"\u0061":1,"a":2}', r'{"a\\":1,"a\\":2}', "NaN",

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith.chat import Example, parse_row
-from tunesmith.data.formats import FORMATS, detect, detect_file, parse, renamed, unread_keys
+from tunesmith.data.read.formats import FORMATS, detect, detect_file, parse, renamed, unread_keys
 
 U, A = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 B = {"role": "assistant", "content": "Go away"}

@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tunesmith.chat import Example
-from tunesmith.data import streams
 from tunesmith.data.ledger import check_conservation, ledger_of
 from tunesmith.data.load import load, load_examples, read
-from tunesmith.data.scan import scan
+from tunesmith.data.read import streams
+from tunesmith.data.read.scan import scan
 from tunesmith.errors import DataError, InputError
 
 ROWS = [
@@ -133,7 +133,7 @@ def test_a_fault_in_an_array_has_its_row_and_its_line(tmp_path: Path, content: b
 def test_an_array_is_cut_where_json_says_whatever_is_read_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str], size: int
 ) -> None:
-    from tunesmith.data import array
+    from tunesmith.data.read import array
 
     values = [{"x": text, "y": [text, {"]": "},{"}]} for text in texts]
     monkeypatch.setattr(array, "READ_BYTES", size)
@@ -266,7 +266,7 @@ def test_fields_of_turns_that_are_left_out_are_said(tmp_path: Path) -> None:
 # VmHWM and not ru_maxrss, in which a process begins with the peak of the one that started it.
 MEASURED = """
 import sys
-from tunesmith.data.scan import scan
+from tunesmith.data.read.scan import scan
 found = scan(sys.argv[1])
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print(found.num_lines, len(found.problems), int(status["VmHWM"].split()[0]) >> 10)

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from tunesmith.chat import Example, Message
 from tunesmith.cli.split import split as split_command
+from tunesmith.data.checks.near import clusters
 from tunesmith.data.load import load_examples
-from tunesmith.data.split import group_key, split
+from tunesmith.data.split import group_key, split, split_parts
 from tunesmith.errors import DataError, InputError
 
 
@@ -29,7 +30,7 @@ PROMPTS = st.sampled_from(
 EXAMPLES = st.lists(st.builds(example, PROMPTS, st.sampled_from(["a", "b", "c"])), min_size=2, max_size=40)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(examples=EXAMPLES, seed=st.integers(0, 5), fraction=st.floats(0.01, 0.99), data=st.data())
 def test_no_group_is_split_and_both_sides_have_rows(
     examples: list[Example], seed: int, fraction: float, data: st.DataObject
@@ -77,6 +78,50 @@ def test_a_share_that_makes_no_sense_is_refused(share: dict[str, float]) -> None
         split([example("a"), example("b"), example("c")], **share)  # type: ignore[arg-type]
 
 
+TYPOS = st.sampled_from(
+    ["Where is my new card?", "hi, where is my new card", "Where is my nwe card", "I forgot the passcode", "refund me"]
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    prompts=st.lists(TYPOS | PROMPTS, min_size=3, max_size=30),
+    sizes=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    seed=st.integers(0, 3),
+    data=st.data(),
+)
+def test_three_parts_share_no_cluster_and_do_not_depend_on_the_order(
+    prompts: list[str], sizes: tuple[int, int], seed: int, data: st.DataObject
+) -> None:
+    examples = [example(prompt) for prompt in prompts]
+    found = clusters(sorted(prompts))
+    if len(found) < 3 or sum(sizes) >= len(prompts):
+        with pytest.raises(InputError):
+            split_parts(examples, sizes, seed=seed)
+        return
+    parts = split_parts(examples, sizes, seed=seed)
+    assert sorted(row for part in parts for row in part) == list(range(len(prompts)))
+    assert all(parts)
+    cluster_of = {sorted(prompts)[index]: number for number, members in enumerate(found) for index in members}
+    homes = [{cluster_of[prompts[row]] for row in part} for part in parts]
+    assert sum(map(len, homes)) == len(set().union(*homes))
+    order = data.draw(st.permutations(range(len(prompts))))
+    again = split_parts([examples[index] for index in order], sizes, seed=seed)
+    assert [sorted(order[row] for row in part) for part in again] == parts
+
+
+def test_rows_with_one_value_of_a_field_stay_together_and_every_row_must_have_it() -> None:
+    rows = [
+        Example(example(f"question {number} {number * 37}").messages, metadata={"customer": number % 7})
+        for number in range(70)
+    ]
+    train, held = split(rows, fraction=0.2, group_by="customer")
+    assert (len(train), len(held)) == (60, 10)
+    assert len({rows[row].metadata["customer"] for row in held}) == 1
+    with pytest.raises(InputError, match="'shop'.*rows 1, 2, 3, 4, 5, \\.\\.\\."):
+        split(rows, group_by="shop")
+
+
 def app() -> typer.Typer:
     application = typer.Typer()
     application.command()(split_command)
@@ -104,6 +149,17 @@ def test_the_command_writes_both_files_once(tmp_path: Path) -> None:
     assert "exist already" in str(again.exception)
     assert CliRunner().invoke(app(), [str(path), "--force", "--count", "5"]).exit_code == 0
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["faq.jsonl", "faq.test.jsonl", "faq.train.jsonl"]
+
+
+def test_the_command_writes_a_validation_file_on_request(tmp_path: Path) -> None:
+    path = write_questions(tmp_path)
+    result = CliRunner().invoke(app(), [str(path), "--json", "--fraction", "0.2", "--validation", "3"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert [document[part]["rows"] for part in ("train", "test", "validation")] == [13, 4, 3]
+    assert len(load_examples(tmp_path / "faq.validation.jsonl").examples) == 3
+    whole = CliRunner().invoke(app(), [str(path), "--count", "17", "--validation", "3", "--force"])
+    assert isinstance(whole.exception, InputError)
 
 
 def test_a_bad_file_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -5,27 +5,42 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 
 import typer
 
 from tunesmith import __version__
+from tunesmith.cli.advise import advise
+from tunesmith.cli.augment import augment
 from tunesmith.cli.chat import chat
 from tunesmith.cli.check import check
+from tunesmith.cli.data import data
 from tunesmith.cli.demo import demo
 from tunesmith.cli.evaluate import evaluate
+from tunesmith.cli.generate import generate
+from tunesmith.cli.import_ import import_
+from tunesmith.cli.index import index
 from tunesmith.cli.init import init
+from tunesmith.cli.memorise import memorise
 from tunesmith.cli.merge import merge
 from tunesmith.cli.models import models
 from tunesmith.cli.preview import preview
+from tunesmith.cli.review import review
 from tunesmith.cli.runs import runs
+from tunesmith.cli.search import search
 from tunesmith.cli.serve import serve
 from tunesmith.cli.split import split
 from tunesmith.cli.train import train
 from tunesmith.errors import DataError, TunesmithError
 
-COMMANDS = (check, split, preview, init, train, evaluate, serve, chat, merge, models, runs, demo)
+COMMANDS = (
+    check, advise, review, split, generate, augment, preview, init, import_, train, evaluate, memorise, serve, chat,
+    merge, models, index, search, runs, demo,
+)  # fmt: skip
+GROUPS = (data,)
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 app = typer.Typer(
     name="tunesmith",
@@ -36,7 +51,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for command in COMMANDS:
-    app.command()(command)
+    app.command(command.__name__.rstrip("_"))(command)  # import_ is `import`
+for group in GROUPS:
+    app.add_typer(group)
 
 
 @app.callback(invoke_without_command=True)
@@ -59,6 +76,13 @@ def main() -> None:
             raise
         _print_error(error)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in FULL_DISK or "--debug" in sys.argv:
+            raise
+        place = error.filename or "the disk"
+        todo = "Free some space and give the same command again: what was whole before is kept."
+        _print_error(TunesmithError(f"{place} cannot be written: {error.strerror}.", todo))
+        sys.exit(1)
     except KeyboardInterrupt:
         typer.echo("Stopped.", err=True)
         sys.exit(130)

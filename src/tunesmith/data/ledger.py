@@ -19,21 +19,34 @@ STATUSES = ("trained", "masked", "truncated", "dropped", "rejected", "held_out")
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """Where one physical line (1-based) of the source ended; `example` is the Example's id, None if there is none."""
+    """Where one physical line (1-based) of the source ended.
+
+    `example` is the Example's id, None if there is none; `row` is the number the row keeps in a named data set.
+    """
 
     line: int
     example: str | None
     status: str
     reason: str = ""
+    row: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return {"line": self.line, "example": self.example, "status": self.status, "reason": self.reason}
+        body = {"line": self.line, "example": self.example, "status": self.status, "reason": self.reason}
+        return body if self.row is None else body | {"row": self.row}
 
 
-def ledger_of(loaded: Loaded) -> list[LedgerRow]:
-    """The ledger of a file as it was read: rows trained, blank lines dropped, faulty lines rejected."""
-    ledger = [LedgerRow(row.line, row.example.id, "trained") for row in loaded.examples]
+def ledger_of(loaded: Loaded, ids: Sequence[str] | None = None) -> list[LedgerRow]:
+    """The ledger of a file as it was read: rows trained, blank lines dropped, faulty lines rejected.
+
+    `ids` are the examples' ids where the caller has them already.
+    """
+    ids = [row.example.id for row in loaded.examples] if ids is None else ids
+    ledger = [LedgerRow(row.line, id, "trained") for row, id in zip(loaded.examples, ids, strict=True)]
     ledger += [LedgerRow(line, None, "dropped", "blank line") for line in loaded.blank_lines]
+    inside = loaded.lines_by_note.get("table", ())
+    ledger += [
+        LedgerRow(line, None, "dropped", "the table's header, or inside a cell of the row above") for line in inside
+    ]
     rejected: dict[int, str] = {}
     for problem in loaded.problems:
         if problem.line is not None:

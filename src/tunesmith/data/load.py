@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tunesmith.chat import Example
-from tunesmith.data import formats
-from tunesmith.data.decode import Fault
-from tunesmith.data.sniff import JSONL_TODO
-from tunesmith.data.source import Row, Source
+from tunesmith.data.read import formats
+from tunesmith.data.read.decode import Fault
+from tunesmith.data.read.sniff import JSONL_TODO
+from tunesmith.data.read.source import Row, Source
 from tunesmith.errors import DataError, InputError, Problem
 
 MAX_KEPT_PROBLEMS = 10_000  # beyond this problems are counted, not kept: five million bad lines must fit in memory

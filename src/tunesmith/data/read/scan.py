@@ -15,8 +15,8 @@ from typing import Any
 import orjson
 
 from tunesmith.chat import Example
-from tunesmith.data.decode import unescaped_quotes
 from tunesmith.data.load import read
+from tunesmith.data.read.decode import unescaped_quotes
 from tunesmith.errors import Problem
 from tunesmith.turns import ROLES
 

@@ -1,7 +1,7 @@
 """The rows of one file, decoded but not judged: lines of JSON, elements of an array, records of a table.
 
 Not here: packing (streams), CSV and Parquet (tables), what a row must look like (formats, chat).
-Called by data.load, which makes Examples of the rows, and data.scan, which only counts.
+Called by data.load, which makes Examples of the rows, and data.read.scan, which only counts.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tunesmith.data import formats, tables
-from tunesmith.data.array import elements, is_array
-from tunesmith.data.decode import OBJECT_TODO, UNSURE, Fault, UnreadableError, decode_fast, decode_line, utf8_fault
-from tunesmith.data.sniff import binary_fault, sniff
-from tunesmith.data.streams import BUFFER_BYTES, Stream, open_bytes, sha256_of
+from tunesmith.data.read import formats, tables
+from tunesmith.data.read.array import elements, is_array
+from tunesmith.data.read.decode import OBJECT_TODO, UNSURE, Fault, UnreadableError, decode_fast, decode_line, utf8_fault
+from tunesmith.data.read.sniff import binary_fault, sniff
+from tunesmith.data.read.streams import BUFFER_BYTES, Stream, open_bytes, sha256_of
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 HEAD_BYTES = 1 << 16

@@ -36,7 +36,7 @@ class Fault:
 
 
 class UnreadableError(Exception):
-    """What makes a whole file unusable. Raised by the modules that open files, caught by data.source."""
+    """What makes a whole file unusable. Raised by the modules that open files, caught by data.read.source."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.what)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from tunesmith.data.decode import UNSURE, Fault, decode_fast
+from tunesmith.data.read.decode import UNSURE, Fault, decode_fast
 
 TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*("?)|[\[\]{},]', re.DOTALL)
 READ_BYTES = 1 << 20

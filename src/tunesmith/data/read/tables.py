@@ -15,7 +15,7 @@ from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tunesmith.data.decode import Fault, UnreadableError, utf8_fault
+from tunesmith.data.read.decode import Fault, UnreadableError, utf8_fault
 
 BATCH_ROWS = 512
 TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}

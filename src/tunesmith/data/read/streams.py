@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.data.decode import Fault, UnreadableError
+from tunesmith.data.read.decode import Fault, UnreadableError
 
 if TYPE_CHECKING:
     from hashlib import _Hash

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from tunesmith.data.decode import Fault
+from tunesmith.data.read.decode import Fault
 
 JSONL_TODO = "Give a JSONL file: one JSON object on each line."
 MAGIC = (

@@ -1,0 +1,1 @@
+"""What would make a data set better: more rows, of which kind, in which style."""

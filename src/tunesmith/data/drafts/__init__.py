@@ -1,0 +1,1 @@
+"""New rows drafted by a teacher, checked, and put into review."""

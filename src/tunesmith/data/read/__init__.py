@@ -1,0 +1,1 @@
+"""Files of any kind to decoded rows, one at a time."""

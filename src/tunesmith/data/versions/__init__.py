@@ -1,0 +1,1 @@
+"""Data like code: row numbers, differences, decisions, where a row came from."""
