@@ -177,6 +177,24 @@ def test_control_tokens_are_the_templates_own_whatever_a_person_writes(example: 
     assert counts == {USER: num_turns, END: num_turns, "<|endoftext|>": 0}
 
 
+TURNS = st.fixed_dictionaries(
+    {"role": st.sampled_from(("system", "developer", "user", "assistant")), "content": CONTENT},
+    optional={"weight": st.sampled_from((0, 1))},
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(TURNS, min_size=1, max_size=5))
+def test_what_the_parser_accepts_is_rendered_with_its_answers_trained(turns: list[dict[str, Any]]) -> None:
+    example, problems = parse_row({"messages": turns})
+    assert (example is None) == bool(problems)
+    if example:
+        renderer, tokenizer = _chatml()
+        answers = [message.content + END for message in example.messages if message.trained]
+        assert spans(renderer.render(example), tokenizer) == answers
+        assert parse_row(json.loads(example.to_json())) == (example, [])
+
+
 _CACHE: dict[str, Any] = {}
 
 

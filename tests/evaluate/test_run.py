@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,19 @@ def test_bad_input_is_refused_before_anyone_is_asked() -> None:
     with pytest.raises(InputError, match="Row 1, scorer 'json'"):
         evaluate(EXAMPLES, [silent], scorers={"json": make_scorer("json")}, max_new_tokens=4)
     assert silent.asked == []
+
+
+@pytest.mark.parametrize(
+    ("example", "word"),
+    [
+        (replace(label_example("a", "b"), tools=({"type": "function", "function": {"name": "f"}},)), "tools"),
+        (Example((Message("text", "Once upon a time.", trained=True),)), "plain text"),
+        (Example((Message("user", "2 + 2?"),), metadata={"answer": "4"}), "no answer"),
+    ],
+)
+def test_rows_that_would_be_asked_or_scored_as_something_else_are_refused(example: Example, word: str) -> None:
+    with pytest.raises(InputError, match=word):
+        evaluate([example], [Fixed("a", ["b"])], scorers={"exact": make_scorer("exact")}, max_new_tokens=4)
 
 
 def test_a_wrong_number_of_replies_is_a_run_error() -> None:

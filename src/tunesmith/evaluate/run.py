@@ -266,11 +266,22 @@ def _check(examples: Sequence[Example], contenders: Sequence[Contender], *, scor
         for scorer in scorers.values():
             scorer.check_contender(contender)
     for row, example in enumerate(examples, start=1):
+        if fault := _why_not_asked(example):
+            raise InputError(f"Row {row} {fault}.", "Take such rows out of the file.")
         for name, scorer in scorers.items():
             try:
                 scorer.check(example)
             except InputError as error:
                 raise InputError(f"Row {row}, scorer {name!r}: {error.message}", error.todo) from error
+
+
+def _why_not_asked(example: Example) -> str | None:
+    """What a contender would be asked less than, or a scorer would compare with nothing."""
+    if example.tools:
+        return "offers tools, which contenders are not given yet"
+    if example.kind == "text":
+        return "is a plain text: there is no question in it"
+    return "has no answer to compare a reply with" if example.kind == "rl" else None
 
 
 def _progress_of(name: str, on_progress: OnProgress | None) -> Callable[[int], None] | None:
