@@ -6,8 +6,9 @@ Raised by every module; `exit_code` is the process's exit status (DESIGN: 0 done
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 MAX_SHOWN = 20
@@ -60,6 +61,13 @@ def near_of(value: object) -> str:
     if isinstance(value, list | dict):
         return "[" if isinstance(value, list) else "{"
     return json.dumps(value, ensure_ascii=False)
+
+
+def did_you_mean(name: str, known: Iterable[str], *, what: str) -> str:
+    """The next step after a name that is not known: the nearest one, or all of them; `what` is their plural."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"Did you mean {near[0]}?" if near else f"The {what} are: {', '.join(names)}."
 
 
 class TunesmithError(Exception):

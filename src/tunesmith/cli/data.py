@@ -15,6 +15,7 @@ import typer
 from tunesmith.cli.output import JsonFlag, Output
 
 if TYPE_CHECKING:
+    from tunesmith.data.dataset import Dataset
     from tunesmith.data.versions.origin import Origin
 
 data = typer.Typer(name="data", help="Keep data like code: versions, differences, and why each row is in it.")
@@ -61,6 +62,14 @@ def add(
     ledger = counts_of(version.ledger)
     output.say(f"Of {version.source.lines:,} lines: {_counted(ledger)}.")
     output.result({"name": name, "version": version.id, "new": made.is_new, "counts": dict(counts), "ledger": ledger})
+
+
+def _opened(folder: Path, version: str) -> Dataset:
+    """The version that a name, tag or id stands for."""
+    from tunesmith.data.dataset import read_dataset
+    from tunesmith.data.versions.history import resolve
+
+    return read_dataset(folder / resolve(folder, version))
 
 
 @data.command()
@@ -110,14 +119,12 @@ def diff(
 ) -> None:
     """Show rows added, removed, edited and moved between two versions, side by side."""
     from tunesmith.cli.side_by_side import changes_table
-    from tunesmith.data.dataset import read_dataset
     from tunesmith.data.versions.diff import KINDS
     from tunesmith.data.versions.diff import diff as compare
-    from tunesmith.data.versions.history import resolve
 
     output = Output(as_json=as_json)
     folder = store_root(root)
-    versions = [read_dataset(folder / resolve(folder, text)) for text in (before, after)]
+    versions = [_opened(folder, text) for text in (before, after)]
     changes = compare(versions[0], versions[1])
     counts = Counter(change.kind for change in changes)
     shown = [change for change in changes if change.kind != "moved"]
@@ -149,14 +156,13 @@ def show(
     as_json: JsonFlag = False,
 ) -> None:
     """Show what a version holds and where it came from, or one of its rows."""
-    from tunesmith.data.dataset import read_dataset
     from tunesmith.data.ledger import counts_of
-    from tunesmith.data.versions.history import resolve, tags
+    from tunesmith.data.versions.history import tags
     from tunesmith.errors import InputError
 
     output = Output(as_json=as_json)
     folder = store_root(root)
-    dataset = read_dataset(folder / resolve(folder, version))
+    dataset = _opened(folder, version)
     if line is not None:
         place = next((row for row in dataset.ledger if row.line == line), None)
         if place is None:
@@ -219,14 +225,13 @@ def export(
     as_json: JsonFlag = False,
 ) -> None:
     """Write the rows of a version to a JSONL file, to train on or to send to someone."""
-    from tunesmith.data.dataset import Examples, read_dataset
+    from tunesmith.data.dataset import Examples
     from tunesmith.data.files import write_new_files
     from tunesmith.data.versions.decisions import is_pending
-    from tunesmith.data.versions.history import resolve
 
     output = Output(as_json=as_json)
     folder = store_root(root)
-    dataset = read_dataset(folder / resolve(folder, version))
+    dataset = _opened(folder, version)
     examples, texts = Examples(dataset.texts), dataset.texts
     waiting = {at for at, text in enumerate(texts) if '"generated"' in text and is_pending(examples[at])}
     rows = [text for at, text in enumerate(texts) if not (approved and at in waiting)]

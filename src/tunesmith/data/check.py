@@ -6,7 +6,6 @@ Called by the command `check`, and by any surface that shows a data set.
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from tunesmith.data.finding import SEVERITIES, Finding
 from tunesmith.data.load import MAX_KEPT_PROBLEMS, Loaded, SourceRow
 from tunesmith.data.read.scan import Scanned
 from tunesmith.data.summary import Base, Say, Sizes, measure, num_chars, spread, summarise
-from tunesmith.errors import InputError
+from tunesmith.errors import InputError, did_you_mean
 
 LARGE_BYTES = 200_000_000  # from here on rows are not held in memory unless asked for
 MAX_NOTE_LINES = 1000
@@ -207,9 +206,7 @@ def choose_issues(only: str | None, skip: str | None) -> set[str]:
 def _issue_names(names: str) -> Iterator[str]:
     for name in filter(None, (part.strip() for part in names.split(","))):
         if name not in ISSUES:
-            near_names = difflib.get_close_matches(name, ISSUES, n=1)
-            todo = f"Did you mean {near_names[0]}?" if near_names else f"The names are: {', '.join(ISSUES)}."
-            raise InputError(f"there is no issue {name!r}.", todo)
+            raise InputError(f"there is no issue {name!r}.", did_you_mean(name, ISSUES, what="names"))
         yield name
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SEVERITIES = ("error", "warning", "info")
+MAX_SHOWN_CHARS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +35,8 @@ class Finding:
         body |= {"detail": self.detail, "suggestion": self.suggestion}
         places = {"column": self.column, "related": self.related}
         return body | {name: value for name, value in places.items() if value is not None}
+
+
+def shortened(text: str) -> str:
+    """As much of a text from the data as a finding quotes."""
+    return text if len(text) <= MAX_SHOWN_CHARS else text[: MAX_SHOWN_CHARS - 3] + "..."

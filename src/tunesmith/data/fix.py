@@ -6,7 +6,6 @@ Called by `tunesmith check --fix`.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +22,7 @@ from tunesmith.data.checks.personal import PII_KINDS, SECRET_KINDS, mask
 from tunesmith.data.checks.text import strip_controls, text_findings
 from tunesmith.data.finding import Finding
 from tunesmith.data.load import Loaded, SourceRow
-from tunesmith.errors import DataError, InputError, RunError
+from tunesmith.errors import DataError, InputError, RunError, did_you_mean
 
 MAX_PASSES = 20  # a pass that changes something removes a row or joins a label; a file needs two or three
 
@@ -118,9 +117,7 @@ def choose_rules(changes: str | None, *, mask_pii: bool = False) -> frozenset[st
     for word in filter(None, (part.strip() for part in (changes or "").split(","))):
         name = word.removeprefix("no-").replace("-", "_")
         if name not in RULES:
-            close = difflib.get_close_matches(name, RULES, n=1)
-            todo = f"Did you mean {close[0]}?" if close else f"The rules are: {', '.join(RULES)}."
-            raise InputError(f"there is no rule {name!r}.", todo)
+            raise InputError(f"there is no rule {name!r}.", did_you_mean(name, RULES, what="rules"))
         chosen = chosen - {name} if word.startswith("no-") else chosen | {name}
     return frozenset(chosen)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from tunesmith.chat import MAX_LABEL_CHARS, MAX_LABELS
 from tunesmith.data.checks.boilerplate import boilerplate_findings
 from tunesmith.data.checks.wording import POLITE, is_typo, normal_text, request_text, words
-from tunesmith.data.finding import Finding
+from tunesmith.data.finding import Finding, shortened
 from tunesmith.data.load import SourceRow
 
 LABELLED_SHARE = 0.8  # of the rows have an answer that is short and stands there twice: the rest may be damaged
@@ -123,7 +123,7 @@ def _conflicts(rows: Sequence[SourceRow], *, labelled: bool) -> Iterator[Finding
         first = next(row for row in group if _meaning(row) == winner)
         for row in group:
             if _meaning(row) != winner:
-                answers = f"{_short(row.example.answer)!r} instead of {_short(first.example.answer)!r}"
+                answers = f"{shortened(row.example.answer)!r} instead of {shortened(first.example.answer)!r}"
                 detail = f"asks what line {first.line} asks, but has the answer {answers}."
                 yield Finding(row.line, "conflicting_label", severity, detail, suggestion, related=first.line)
 
@@ -157,7 +157,3 @@ def _wrong(
     if len(kept) > MAX_JUDGED:
         detail = f"the labels of the first {MAX_JUDGED} of {len(kept)} different texts were judged."
         yield Finding(None, "wrong_label", "info", detail, "Check the rest as a file of its own.")
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tunesmith.data.checks.copied import Passage
 from tunesmith.data.checks.wording import normal_text, request_text
-from tunesmith.data.finding import Finding
+from tunesmith.data.finding import Finding, shortened
 from tunesmith.data.load import SourceRow
 
 JSON_SHARE = 0.8  # of the answers look like an object: the rest is damaged
@@ -126,7 +126,7 @@ def _not_in_text(values: dict[str, list[_Value]]) -> Iterator[Finding]:
         size = len(items)
         if len(missing) <= (1 - COPIED_SHARE) * size if size >= FEW else len(missing) <= 1 and size >= 5:
             for item in missing:
-                detail = f"the field '{field}' is {_short(item.value)}, which the text does not hold."
+                detail = f"the field '{field}' is {shortened(str(item.value))!r}, which the text does not hold."
                 detail += f" {size - len(missing)} of {size} rows copy it from there."
                 yield Finding(item.row.line, "value_not_in_text", "warning", detail, "Copy the value from the text.")
         elif len(missing) > size / 2:
@@ -146,11 +146,7 @@ def _wrong_category(field: str, items: Sequence[_Value]) -> Iterator[Finding]:
     judged = {normal_text(request_text(item.row.example)): item for item in reversed(shared)}
     kept = list(judged.values())
     for index, better in mislabelled(list(judged), [str(item.value) for item in kept]):
-        detail = f"the field '{field}' is {_short(kept[index].value)}, but by the other rows the text is '{better}'."
+        given = shortened(str(kept[index].value))
+        detail = f"the field '{field}' is {given!r}, but by the other rows the text is '{better}'."
         todo = "Read the row and correct the field if it is wrong."
         yield Finding(kept[index].row.line, "wrong_label", "warning", detail, todo)
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return repr(text if len(text) <= 60 else text[:57] + "...")

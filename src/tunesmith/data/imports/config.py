@@ -17,6 +17,7 @@ from typing import Any
 
 from tunesmith.chat import parse_row
 from tunesmith.data.files import write_new_files
+from tunesmith.data.finding import shortened
 from tunesmith.data.imports import axolotl, llamafactory
 from tunesmith.data.imports.places import Places
 from tunesmith.data.imports.rows import RowFault, Shape, Source, converted, left_out
@@ -137,8 +138,7 @@ def _heading(path: Path, tool: ModuleType, sheet: Sheet) -> str:
 
 
 def _short(value: Any) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shortened(" ".join(str(value).split()))
 
 
 def _scan(source: Source) -> Rows:
