@@ -31,7 +31,7 @@ test: $(STAMP)  ## the quick tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: $(STAMP)  ## the slow and soak tests
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow --timeout 3600
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check --quiet .

@@ -26,16 +26,24 @@ def tiny(tiny_base: Path) -> Base:
 @pytest.fixture
 def small_recipe(tiny_base: Path, tiny_file: Path) -> Callable[..., Recipe]:
     def make(**changes: Any) -> Recipe:
-        values = {"data": str(tiny_file), "base": str(tiny_base), "epochs": 2, "rank": 4, "threads": 1}
-        values |= {"precision": "float32", "learning_rate": 0.01, "patience": None}
-        return recipe_from(values | changes, source="test")
+        return make_recipe(**{"data": str(tiny_file), "base": str(tiny_base)} | changes)
 
     return make
+
+
+def make_recipe(**values: Any) -> Recipe:
+    """A recipe of few steps on one thread; `values` need data and base."""
+    small = {"epochs": 2, "rank": 4, "threads": 1, "precision": "float32", "learning_rate": 0.01, "patience": None}
+    return recipe_from(small | values, source="test")
 
 
 @pytest.fixture
 def proof_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the real proof in this process: a fresh one takes seconds to import torch. One test uses the fresh one."""
+    prove_here(monkeypatch)
+
+
+def prove_here(monkeypatch: pytest.MonkeyPatch) -> None:
     from tunesmith.train import prove
 
     class Done:
@@ -53,13 +61,13 @@ def proof_here(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def train_here(proof_here: None) -> Callable[..., Job]:
     """Prepare and execute a recipe; the job when it is done."""
-
-    def train(recipe: Recipe, out: Path | None = None, watch: Callable[[Any], None] = lambda metric: None) -> Job:
-        job = prepare(recipe, out, say=lambda text: None)
-        execute(job, watch=watch, say=lambda text: None)
-        return job
-
     return train
+
+
+def train(recipe: Recipe, out: Path | None = None, watch: Callable[[Any], None] = lambda metric: None) -> Job:
+    job = prepare(recipe, out, say=lambda text: None)
+    execute(job, watch=watch, say=lambda text: None)
+    return job
 
 
 def adapter_bytes(run: Run) -> bytes:

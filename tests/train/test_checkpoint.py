@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.alone import run_alone
 from tunesmith.errors import RunError
 from tunesmith.train import checkpoint
 from tunesmith.train.checkpoint import Progress
@@ -186,40 +187,31 @@ def test_a_place_that_is_no_folder_says_so(tmp_path: Path) -> None:
         save(tmp_path / "file", 1)
 
 
-@pytest.mark.parametrize("mode", [0o500, 0o000], ids=["not writable", "not readable"])
-def test_a_folder_without_permission_says_so_and_takes_nothing_for_damaged(mode: int) -> None:
-    folder = Path(tempfile.mkdtemp()) / "checkpoints"  # not under tmp_path, which only its owner may enter
-    folder.parent.chmod(0o755)
-    whole = save(folder, 1)
-    touched = folder if mode == 0o500 else whole / "manifest.json"
-    touched.chmod(mode)
-
-    def refused() -> bool:
-        with pytest.raises(RunError, match=r"Permission denied.* Make|may not read the checkpoint"):
-            save(folder, 2) if mode == 0o500 else checkpoint.newest(folder)
-        return True
-
+def test_a_folder_without_permission_says_so_and_takes_nothing_for_damaged() -> None:
+    parent = Path(tempfile.mkdtemp())  # not under tmp_path, which only its owner may enter
+    parent.chmod(0o755)
     try:
-        assert in_a_child(refused, as_nobody=os.geteuid() == 0)
-        touched.chmod(0o755)
-        assert checkpoint.newest(folder) == whole
+        unwritable, unreadable = save(parent / "unwritable", 1), save(parent / "unreadable", 1)
+        unwritable.parent.chmod(0o500)
+        (unreadable / "manifest.json").chmod(0o000)
+        run_alone(use_without_rights, parent)
+        unwritable.parent.chmod(0o755)
+        (unreadable / "manifest.json").chmod(0o644)
+        assert checkpoint.newest(unwritable.parent) == unwritable
+        assert checkpoint.newest(unreadable.parent) == unreadable
     finally:
-        shutil.rmtree(folder.parent)
+        shutil.rmtree(parent)
 
 
-def in_a_child(work: Callable[[], object], *, as_nobody: bool = False) -> bool:
-    """Run `work` in a fork, without the rights of the superuser if asked; whether it came to its end."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            if as_nobody:
-                os.setgid(65534)
-                os.setuid(65534)
-            status = 0 if work() else 1
-        finally:
-            os._exit(status)
-    return os.waitpid(child, 0)[1] == 0
+def use_without_rights(parent: str) -> None:
+    model, optimizer = trained(2)
+    if os.geteuid() == 0:
+        os.setgid(65534)
+        os.setuid(65534)
+    with pytest.raises(RunError, match=r"Permission denied.* Make"):
+        checkpoint.save(Path(parent, "unwritable"), model, optimizer=optimizer, progress=Progress(step=2))
+    with pytest.raises(RunError, match="may not read the checkpoint"):
+        checkpoint.newest(Path(parent, "unreadable"))
 
 
 # -- killed while saving ----------------------------------------------------------------------------------------
@@ -228,7 +220,12 @@ FILE_EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil
 
 
 def test_a_kill_at_every_file_event_of_a_save_and_a_prune_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    run_alone(kill_a_save_at_every_file_event, tmp_path)
+
+
+def kill_a_save_at_every_file_event(tmp: str) -> None:
     """Children count what Python tells the system about files, and end themselves with SIGKILL at the nth."""
+    tmp_path = Path(tmp)
     for step in (1, 2, 3):
         save(tmp_path / "before", step)
     killed = 0

@@ -1,6 +1,6 @@
 """kill -9 at any moment: the same command finishes the run, without a hand, at the same bits.
 
-Children are forked from this process, so that torch is imported once; SIGKILL leaves them no last words all the same.
+Children are forked from one process, so that torch is imported once; SIGKILL leaves them no last words all the same.
 Some kills come after a random time, some at a random file event: between two writes, in a save, while publishing.
 """
 
@@ -15,19 +15,17 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.train.conftest import adapter_bytes, losses, write_rows
+from tests.alone import run_alone
+from tests.train.conftest import adapter_bytes, losses, make_recipe, prove_here, train, write_rows
 from tunesmith.recipe import Recipe
 from tunesmith.runs import Run
-from tunesmith.worker import Job
 
-Train = Callable[..., Job]
 FILE_EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
 
 
@@ -35,7 +33,6 @@ FILE_EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil
 class Killer:
     """Runs lives of a training and ends them. `hits`: what the runs were at when a kill met a living process."""
 
-    train: Train
     recipe: Recipe
     moments: random.Random
     life_s: float = 0.0
@@ -44,7 +41,7 @@ class Killer:
 
     def measure(self, folder: Path) -> Run:
         """Two undisturbed lives: one here, so that its children find everything imported, and one that is measured."""
-        self.train(self.recipe, folder / "undisturbed")
+        train(self.recipe, folder / "undisturbed")
         counted, write = os.pipe()
         start = time.monotonic()
         assert self.live(folder / "measured", at_event=10**9, report=write)
@@ -59,7 +56,7 @@ class Killer:
             status = 1
             try:
                 events = count_events(out, kill_at=at_event) if at_event else None
-                self.train(self.recipe, out)
+                train(self.recipe, out)
                 if events and report:
                     os.write(report, str(len(events)).encode())
                 status = 0
@@ -125,36 +122,47 @@ def assert_same(run: Run, undisturbed: Run) -> None:
     assert names[0] == names[1]  # nothing half-written, nothing taken for damaged
 
 
-def kill(killer: Killer, folder: Path, *, times: int) -> None:
-    undisturbed = killer.measure(folder)
-    number = 0
-    while killer.hits.total() < times:
-        part = (number % 10 + killer.moments.random()) / 10  # every tenth of a life has its turn
-        run = killer.run(folder / str(number), part=part)
-        assert_same(run, undisturbed)
-        number += 1
-        assert number <= times, "too many lives ended before their kill"
+def kill(folder: str, base: str, *, times: int, seed: int) -> Counter[str]:
+    """Kill runs `times` times and compare each that came to its end with the undisturbed one."""
+    recipe = make_recipe(data=f"{folder}/data.jsonl", base=base, batch_size=8, dropout=0.1)
+    killer = Killer(recipe, random.Random(seed))
+    with pytest.MonkeyPatch.context() as patch:
+        prove_here(patch)
+        undisturbed = killer.measure(Path(folder))
+        number = 0
+        while killer.hits.total() < times:
+            part = (number % 10 + killer.moments.random()) / 10  # every tenth of a life has its turn
+            run = killer.run(Path(folder, str(number)), part=part)
+            assert_same(run, undisturbed)
+            number += 1
+            assert number <= times, "too many lives ended before their kill"
+    return killer.hits
 
 
 @pytest.fixture
-def killer(train_here: Train, small_recipe: Callable[..., Recipe], tiny_rows: Any, tmp_path: Path) -> Killer:
-    data = write_rows(tmp_path / "data.jsonl", tiny_rows(24))
-    return Killer(train_here, small_recipe(data=str(data), batch_size=8, dropout=0.1), random.Random(0))
+def folder(tmp_path: Path, tiny_rows: Any) -> Path:
+    write_rows(tmp_path / "data.jsonl", tiny_rows(24))
+    return tmp_path
 
 
-def test_twenty_kills_at_random_moments_change_nothing(killer: Killer, tmp_path: Path) -> None:
-    kill(killer, tmp_path, times=20)
-    assert killer.hits.total() >= 20
-    assert killer.hits["running"] >= 3
-    assert len(killer.hits) >= 3, f"the kills came at few kinds of moments: {killer.hits}"
+def kill_twenty_times(folder: str, base: str) -> None:
+    hits = kill(folder, base, times=20, seed=0)
+    assert hits["running"] >= 3
+    assert len(hits) >= 3, f"the kills came at few kinds of moments: {hits}"
+
+
+def test_twenty_kills_at_random_moments_change_nothing(folder: Path, tiny_base: Path) -> None:
+    run_alone(kill_twenty_times, folder, tiny_base)
+
+
+def kill_two_hundred_times(folder: str, base: str) -> None:
+    hits = kill(folder, base, times=200, seed=1)
+    assert set(hits) >= {"saving a checkpoint", "running", "publishing", "proving"}
 
 
 @pytest.mark.slow
-def test_two_hundred_kills_change_nothing(killer: Killer, tmp_path: Path) -> None:
-    killer.moments.seed(1)
-    kill(killer, tmp_path, times=200)
-    assert killer.hits.total() >= 200
-    assert set(killer.hits) >= {"saving a checkpoint", "running", "publishing", "proving"}
+def test_two_hundred_kills_change_nothing(folder: Path, tiny_base: Path) -> None:
+    run_alone(kill_two_hundred_times, folder, tiny_base, timeout_s=1200)
 
 
 @pytest.mark.slow
