@@ -58,11 +58,14 @@ def linear(x_TI: torch.Tensor, w_OI: torch.Tensor, *, bias_O: torch.Tensor | Non
     return y_TO
 
 
-def linear_input_gradient(dy_TO: torch.Tensor, w_OI: torch.Tensor) -> torch.Tensor:
-    """dy W, the gradient of `linear` by its input."""
+def linear_input_gradient(
+    dy_TO: torch.Tensor, w_OI: torch.Tensor, *, onto_TI: torch.Tensor | None = None
+) -> torch.Tensor:
+    """dy W, the gradient of `linear` by its input; added to `onto_TI`, in place, where that is given."""
     if _by_onednn(dy_TO, w_OI):
-        return _onednn(dy_TO, w_OI.t(), None)
-    return dy_TO @ w_OI
+        dx_TI = _onednn(dy_TO, w_OI.t(), None)
+        return dx_TI if onto_TI is None else onto_TI.add_(dx_TI)
+    return dy_TO @ w_OI if onto_TI is None else onto_TI.addmm_(dy_TO, w_OI)
 
 
 def _by_onednn(x: torch.Tensor, w: torch.Tensor) -> bool:
