@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 from tunesmith import store
@@ -43,7 +44,7 @@ def embedded_base(say: Say = lambda text: None) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".staged-") as staged:
         gguf = _take_gguf(Path(staged))
-        say("Reading its GGUF file and writing bfloat16 safetensors (about a minute).")
+        say("Reading its GGUF file and writing bfloat16 safetensors (half a minute).")
         made = Path(staged) / "model"
         _convert(gguf, made)
         shutil.rmtree(folder, ignore_errors=True)  # an unfinished one: it has no manifest
@@ -88,7 +89,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         options["quantization_config"] = GgufConfig(dequantize=True)
     except ImportError:
         pass
-    with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+    with _parsed_once(), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, **options)
     model.save_pretrained(folder)
@@ -107,6 +108,22 @@ def _convert(gguf: Path, folder: Path) -> None:
         "sha256": hashes,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
+
+
+@contextlib.contextmanager
+def _parsed_once() -> Iterator[None]:
+    """transformers parses a GGUF file for the tokenizer, for the configuration and for the weights, and asks for the
+    names of the tensors once for each module; half a minute altogether."""
+    import gguf
+
+    before = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, function in before.items():
+        setattr(gguf, name, cache(function))
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(gguf, name, function)
 
 
 def _verify(folder: Path) -> None:

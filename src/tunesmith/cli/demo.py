@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tunesmith.chat import Example
     from tunesmith.contender import Contender
     from tunesmith.evaluate.run import Evaluation
+    from tunesmith.evaluate.scorers import Scorer
     from tunesmith.model import Base
     from tunesmith.recipe import Recipe
     from tunesmith.worker import Job
@@ -66,7 +67,8 @@ def demo(
         f"{base.name}: {facts.num_parameters / 1e6:.0f} M parameters, sha256 {base.sha256[:16]}, in {facts.path}"
     )
     show = _look_at_data(output, base, fast=fast, started=started)
-    hurry = {"epochs": 1, "batch_size": 8} if fast else {}  # few rows: smaller steps, more of them
+    # few rows: smaller steps, more of them
+    hurry = {"epochs": 1, "batch_size": 8} if fast else {"validations_per_epoch": 1}
     recipe = recipe_from({"data": str(show.train_file), **hurry}, source="the demo")
     before = _measure_base(show)
     job, metrics = _train(show, recipe, out=out)
@@ -149,10 +151,16 @@ def _measure_base(show: Demo) -> Evaluation:
     floor = FloorContender([source.example for source in load_examples(show.train_file).examples])
     floor.name = FLOOR
     contenders: list[Contender] = [PromptedContender(plain, _listing_prompt(show), name=LISTED), plain, floor]
-    before = measure(show.output, show.test, contenders=contenders, scorers=SCORERS, labels=show.labels)
+    before = measure(show.output, show.test, contenders=contenders, scorers=_scorers(show), labels=show.labels)
     show_evaluation(show.output, before)
     show.output.say(f"The floor reaches {FULL_SET_FLOOR}.")
     return before
+
+
+def _scorers(show: Demo) -> dict[str, Scorer]:
+    from tunesmith.cli.evaluate import make_scorers
+
+    return make_scorers(SCORERS, labels=show.labels)
 
 
 def _listing_prompt(show: Demo) -> str:
@@ -180,8 +188,9 @@ def _measure_tuned(show: Demo, before: Evaluation, *, job: Job) -> Evaluation:
 
     show.output.heading("6. The tuned model on the same rows, in the same way")
     tuned = AdapterContender(TUNED, show.base, job.run.adapter_dir)
-    after = measure(show.output, show.test, contenders=[tuned], scorers=SCORERS, labels=show.labels)
-    evaluation = before.with_answers(after)
+    evaluation = measure(
+        show.output, show.test, contenders=[tuned], scorers=_scorers(show), labels=show.labels, before=before
+    )
     show_evaluation(show.output, evaluation)
     _show_disagreements(show.output, evaluation)
     return evaluation
