@@ -104,11 +104,23 @@ class _Skimmer:
         try:
             value = orjson.loads(raw)
             turns = value["messages"]
-        except (orjson.JSONDecodeError, KeyError, TypeError):
+            parts: list[str] = []
+            for turn in turns:
+                content = turn["content"]
+                if len(turn) != 2 or type(content) is not str or not content or content.isspace():
+                    return False
+                parts.append(turn["role"])
+                parts.append(content)
+            order = tuple(parts[::2])
+            if order not in self.good_orders and not self._is_good(order):
+                return False
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+        ):  # orjson's error is a ValueError; no row, turn or role has another type
             return False
-        if type(turns) is not list:
-            return False
-        num_strings = 1
+        num_strings = 1 + 2 * len(parts)
         if len(value) > 1:
             if not LOOKED_AT.isdisjoint(value):
                 return False
@@ -118,32 +130,22 @@ class _Skimmer:
                 elif type(extra) is not int and extra is not turns:
                     return False
             num_strings += len(value) - 1
-        parts: list[str] = []
-        for turn in turns:
-            if type(turn) is not dict or len(turn) != 2:
-                return False
-            role, content = turn.get("role"), turn.get("content")
-            if type(role) is not str or type(content) is not str or not content or content.isspace():
-                return False
-            parts += (role, content)
-        if (num_quotes := unescaped_quotes(raw)) is None or num_quotes != 2 * (num_strings + 2 * len(parts)):
+        # A key that comes twice has more; so does an escaped one, which takes a closer count.
+        if raw.count(b'"') != 2 * num_strings and unescaped_quotes(raw) != 2 * num_strings:
             return False
-        order = tuple(parts[::2])
-        if order not in self.good_orders:
-            if not _is_good(order):
-                return False
-            self.good_orders.add(order)
         self.add(line, tuple(parts))
         return True
 
-
-def _is_good(order: tuple[str, ...]) -> bool:
-    return (
-        order[-1:] == ("assistant",)
-        and order[0] != "assistant"
-        and CHAT_ROLES.issuperset(order)
-        and INSTRUCTIONS.isdisjoint(order[1:])
-    )
+    def _is_good(self, order: tuple[str, ...]) -> bool:
+        good = (
+            order[-1:] == ("assistant",)
+            and order[0] != "assistant"
+            and CHAT_ROLES.issuperset(order)
+            and INSTRUCTIONS.isdisjoint(order[1:])
+        )
+        if good:
+            self.good_orders.add(order)
+        return good
 
 
 def _parts(example: Example) -> tuple[Any, ...]:
