@@ -28,7 +28,7 @@ demo: $(STAMP)  ## the whole way on shipped data: check, train, evaluate, serve 
 	$(BIN)/tunesmith demo $(if $(FAST),--fast)
 
 test: $(STAMP)  ## the quick tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP)  ## the slow and soak tests
 	$(BIN)/python -m pytest -q -m slow --timeout 3600

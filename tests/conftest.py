@@ -31,6 +31,12 @@ CHATML = (
 LABELS = {"card": "My card is lost", "refund": "I want my money back", "login": "I cannot sign in"}
 SYSTEM = "Answer with one of: card, refund, login."
 
+# The files that take longest, which go first: two processes then end at about the same time.
+LONG_FILES = (
+    "train/test_kill.py", "train/test_run.py", "train/test_truth.py", "train/test_methods.py", "cli/test_commands.py",
+    "train/test_checkpoint.py", "benchmarks/test_train_speed.py", "train/test_memory.py", "cli/test_sweep.py",
+)  # fmt: skip
+
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3")
 
 
@@ -39,6 +45,12 @@ def pytest_configure() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    places = {here / name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(scope="session", autouse=True)

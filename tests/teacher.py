@@ -22,6 +22,7 @@ class Teacher(ThreadingHTTPServer):
         self.script = script
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
+        self.retry_after = "0"
 
     @property
     def spec(self) -> str:
@@ -41,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
         content = (document if isinstance(document, str) else json.dumps(document)).encode()
         self.send_response(status)
         if status == 429:
-            self.send_header("retry-after", "0")
+            self.send_header("retry-after", self.server.retry_after)
         self.send_header("content-length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)

@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, cached_property
 from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -26,8 +27,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "tunesmith"
 
 SPINE = (
-    "errors", "turns", "chat", "recipe", "facts", "hardware", "render", "store", "runs", "contender",  # no torch
-    "embedded", "products", "model", "adapter", "trie", "attention", "fused", "nll", "prefix", "generate",  # torch
+    "errors", "turns", "chat", "recipe", "facts", "hardware", "render", "store", "runs",  # without torch, and
+    "contender", "remote", "specs",
+    "embedded", "products", "model", "adapter", "trie", "attention", "fused", "nll", "prefix",  # with it
+    "prefill", "generate",
 )  # fmt: skip
 VERBS = ("data", "train", "evaluate", "decide", "retrieve", "serve", "monitor", "export", "providers")
 SURFACES = ("worker", "jobs", "cli", "web", "__main__")
@@ -93,8 +96,9 @@ class Module:
     def functions(self) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
         return (node for node in ast.walk(self.tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
-    def imports(self) -> Iterator[Import]:
-        yield from _imports(self, self.tree, in_function=False, for_types=False)
+    @cached_property
+    def imports(self) -> tuple[Import, ...]:
+        return tuple(_imports(self, self.tree, in_function=False, for_types=False))
 
 
 def _imports(module: Module, node: ast.AST, *, in_function: bool, for_types: bool) -> Iterator[Import]:
@@ -140,7 +144,7 @@ def _may_import(importer: str, target: str) -> bool:
 def check_layers(module: Module) -> Iterator[Violation]:
     if module.top and module.top not in SPINE + VERBS + SURFACES:
         yield Violation(module.path, 1, module.top, "is no spine noun, verb or surface of DESIGN section 2")
-    for found in module.imports():
+    for found in module.imports:
         parts = found.target.split(".")
         if parts[0] in ("recipes", "benchmarks", "tests"):
             yield Violation(module.path, found.line, parts[0], "nothing in the package may import this folder")
@@ -152,7 +156,7 @@ def check_layers(module: Module) -> Iterator[Violation]:
 
 
 def check_torch(module: Module) -> Iterator[Violation]:
-    for found in module.imports():
+    for found in module.imports:
         package = found.target.split(".")[0]
         allowed = module.top in TORCH_HOMES or (module.top in TORCH_INSIDE_FUNCTIONS and found.in_function)
         if package in TORCH_PACKAGES and not allowed and not found.for_types:
@@ -252,9 +256,10 @@ def read(path: str, source: str) -> Module:
     return Module(path, source, ast.parse(source))
 
 
-def package_modules() -> list[Module]:
+@cache
+def package_modules() -> tuple[Module, ...]:
     files = sorted(PACKAGE.rglob("*.py"))
-    return [read(str(file.relative_to(PACKAGE)), file.read_text(encoding="utf-8")) for file in files]
+    return tuple(read(str(file.relative_to(PACKAGE)), file.read_text(encoding="utf-8")) for file in files)
 
 
 def _excuse(rule: str, violation: Violation) -> Exempt | None:
@@ -278,7 +283,7 @@ def test_no_import_cycle_at_module_level() -> None:
     modules = {module.dotted: module for module in package_modules()}
     graph: dict[str, set[str]] = {}
     for name, module in modules.items():
-        targets = [item.target for item in module.imports() if not item.in_function and not item.for_types]
+        targets = [item.target for item in module.imports if not item.in_function and not item.for_types]
         # `from a.b import c` means module a.b.c where there is one, else a.b
         graph[name] = {t if t in modules else t.rpartition(".")[0] for t in targets} & modules.keys() - {name}
     TopologicalSorter(graph).prepare()  # raises CycleError with the cycle
@@ -291,7 +296,7 @@ def test_every_package_imported_is_declared() -> None:
     optional = {canonicalize_name(Requirement(text).name) for text in extras}
     distributions = {"mlflow": ["mlflow-skinny"], **packages_distributions()}  # where it is not installed
     for module in package_modules():
-        for found in module.imports():
+        for found in module.imports:
             name = found.target.split(".")[0]
             if name in sys.stdlib_module_names or name == "tunesmith" or found.for_types:
                 continue

@@ -15,6 +15,7 @@ from tunesmith.adapter import attach_lora, detach, save_adapter
 from tunesmith.chat import Message
 from tunesmith.errors import InputError
 from tunesmith.generate import (
+    AdapterContender,
     LocalContender,
     Sampling,
     build_contenders,
@@ -217,6 +218,32 @@ def test_an_adapter_contender_leaves_the_base_as_it_was(base: Base, tiny_base: P
     assert prompted[0].prompt_tokens == first[0].prompt_tokens + len("Be brief.") - len("s")
     assert reply_limit(["four"], contenders) == 4 + 1 + 8
     assert reply_limit(["x" * 40], contenders[3:]) == 10 + 2 + 8
+
+
+def test_an_identity_is_another_for_other_weights_or_another_way_to_apply_them(base: Base, tmp_path: Path) -> None:
+    def identity(seed: int, *, rewrite: tuple[str, str] = ("", "")) -> str | None:
+        model = randomised(base, seed)
+        save_adapter(model, tmp_path / "adapter", base=base)
+        detach(model)
+        config = tmp_path / "adapter" / "adapter_config.json"
+        config.write_text(config.read_text().replace(*rewrite))
+        return AdapterContender("a", base, tmp_path / "adapter").identity
+
+    plain = LocalContender("base", base)
+    found = [plain.identity, identity(0), identity(1), identity(0, rewrite=('"lora_alpha": 8.0', '"lora_alpha": 16.0'))]
+    assert len(set(found)) == 4 and identity(0) == found[1]
+    assert base.sha256 in str(found[0]) and "float32 cpu" in str(found[0])
+    model = randomised(base)
+    assert LocalContender("tuned", base, model).identity is None  # in memory only: it has no name
+    assert plain.identity is None  # the adapter is on the base itself
+    detach(model)
+    assert plain.identity == found[0]
+
+
+def test_the_room_of_a_prompt_is_what_the_context_leaves(base: Base, tmp_path: Path) -> None:
+    prompt = [Message("user", "hi")]
+    size = len(base.renderer.prompt(prompt))
+    assert LocalContender("base", base).room(prompt) == AdapterContender("a", base, tmp_path).room(prompt) == 512 - size
 
 
 @pytest.mark.parametrize("spec", ["llama", "base:", "url:localhost#m", "url:http://x/v1", "adapter:", "base:/no/such"])

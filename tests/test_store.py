@@ -8,8 +8,16 @@ from typing import Any
 
 import pytest
 
-from tunesmith.errors import InputError
-from tunesmith.store import home, list_runs, record_run
+from tunesmith.errors import InputError, RunError
+from tunesmith.store import (
+    find_folder,
+    home,
+    list_aliases,
+    list_decisions,
+    list_runs,
+    record_decision,
+    record_run,
+)
 
 
 def test_the_home_is_made_when_it_is_missing(tunesmith_home: Path) -> None:
@@ -72,3 +80,51 @@ def test_a_database_that_cannot_be_used_is_an_error_without_its_password(tmp_pat
     monkeypatch.setenv("TUNESMITH_DATABASE", f"sqlite:///{path}")
     with pytest.raises(InputError, match="cannot be used"):
         list_runs()
+
+
+# -- aliases -----------------------------------------------------------------------------------------------------
+
+
+def ship(alias: str, folder: Path, *, after: int | None = None) -> int | None:
+    return record_decision(alias, "shipped", folder=folder, sha256="s", evidence=folder, after=after)
+
+
+def test_versions_count_up_for_each_alias_and_a_refusal_is_kept_without_one(tmp_path: Path) -> None:
+    assert [ship("a@x", tmp_path), ship("b@x", tmp_path), ship("a@x", tmp_path)] == [1, 1, 2]
+    assert record_decision("a@x", "refused", folder=tmp_path, sha256="t", evidence=tmp_path) is None
+    assert [(row["action"], row["version"]) for row in list_decisions("a@x")] == [
+        ("refused", None),
+        ("shipped", 2),
+        ("shipped", 1),
+    ]
+    assert [(row["alias"], row["version"]) for row in list_aliases()] == [("a@x", 2), ("b@x", 1)]
+
+
+def test_several_movers_at_once_get_a_version_each_and_a_late_one_is_refused(tmp_path: Path) -> None:
+    versions: list[int | None] = []
+    threads = [threading.Thread(target=lambda: versions.append(ship("a@x", tmp_path))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(filter(None, versions)) == list(range(1, 9))
+    assert ship("a@x", tmp_path, after=8) == 9
+    with pytest.raises(RunError, match="moved by another process"):
+        ship("a@x", tmp_path, after=8)
+    assert len(list_decisions("a@x")) == 9
+
+
+def test_what_is_no_alias_is_a_path_and_one_that_is_both_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_folder("runs/x") == Path("runs/x")
+    assert find_folder("./a@x") == Path("./a@x")
+    with pytest.raises(InputError, match="There is no alias a@x"):
+        find_folder("a@x")
+    Path("a@x").mkdir()
+    assert find_folder("a@x") == Path("a@x")
+    ship("a@x", tmp_path)
+    with pytest.raises(InputError, match=r"Write \./a@x"):
+        find_folder("a@x")
+    for name in ("a", "a@", "@x", "a@x@y", "a/b@x", "../a@x"):
+        with pytest.raises(InputError, match="is no alias"):
+            ship(name, tmp_path)

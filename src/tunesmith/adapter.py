@@ -25,6 +25,7 @@ from tunesmith.facts import safetensors_header, weights_sha256
 from tunesmith.model import Base, load_base
 from tunesmith.render import Rendered, RenderError
 from tunesmith.runs import Run, is_run
+from tunesmith.store import find_folder
 
 ADAPTER_FILE = "adapter_model.safetensors"
 PIN_FILE = "tunesmith.json"
@@ -57,8 +58,9 @@ class Tuned:
 
 
 def find_tuned(folder: Path) -> Tuned:
-    """What a folder holds. Raises InputError for a run that is not finished, and for anything that was not trained."""
-    found = adapter_folder(folder)
+    """What a folder, or what an alias points at, holds. Raises InputError for a run that is not finished, and for
+    anything that was not trained."""
+    found = adapter_folder(find_folder(folder))
     if (found / "config.json").is_file() and "base_sha256" in _pin(found):
         return Tuned(str(found), None, False)
     return Tuned(adapter_base(found), found, bool(_pin(found).get("quantized")))

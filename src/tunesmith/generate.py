@@ -1,7 +1,7 @@
 """Batched decoding with a key-value cache, and the local contenders: a base with or without an adapter.
 
-Not here: templates (render), HTTP (serve), attention to what all prompts share (prefix). Rows that are done leave the
-batch a few at a time. Axes: B rows, T tokens, V vocabulary.
+Not here: templates (render), HTTP (serve), feeding prompts to the model (prefill), attention to what all prompts share
+(prefix). Rows that are done leave the batch a few at a time. Axes: B rows, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from tunesmith.adapter import detach, find_tuned, load_adapter
 from tunesmith.chat import Message
-from tunesmith.contender import Contender, Progress, PromptedContender, Reply, parse_url_spec
+from tunesmith.contender import Contender, Done, Parts, Progress, Reply, collect, innermost
 from tunesmith.errors import InputError
+from tunesmith.facts import file_sha256, weights_sha256
 from tunesmith.model import Base, load_base
-from tunesmith.nll import hidden_at_labels
+from tunesmith.prefill import prefill
 from tunesmith.prefix import Prefix, can_share, shared_prefix_of
-from tunesmith.render import Rendered
-from tunesmith.trie import lay_out
+from tunesmith.specs import parse_spec, put_layers, remote_contender
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,31 +53,45 @@ BATCH_TOKENS = 16384  # in the cache of a batch: bounds its memory when prompts 
 class LocalContender:
     """Answers with a loaded base, or a base with an adapter on it (`model`); greedy, so a repeat gives the same."""
 
+    batched = True
+
     def __init__(self, name: str, base: Base, model: Any | None = None) -> None:
         self.name = name
         self.base = base
         self.model = base.model if model is None else model
 
+    @property
+    def identity(self) -> str | None:
+        """None where it answers with other weights than those of the base's files: trained, or an adapter put on."""
+        others = self.base.trained_in_place or hasattr(self.base.model, "peft_config")
+        return _identity(self.base) if self.model is self.base.model and not others else None
+
+    def room(self, messages: Sequence[Message]) -> int:
+        """How many tokens of the context a prompt leaves."""
+        return self.base.facts.max_positions - len(self.base.renderer.prompt(messages))
+
     def answer(
         self, prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, progress: Progress | None = None
     ) -> list[Reply]:
         """Replies in the order of the prompts. Raises InputError when a prompt and its reply do not fit the context."""
+        return collect(self.answer_each, prompts, max_new_tokens=max_new_tokens, progress=progress)
+
+    def answer_each(self, prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, done: Done) -> None:
+        """As `answer`; `done` is called after each batch. What all rows share is computed once, and its time shared."""
         ids = [self.base.renderer.prompt(messages) for messages in prompts]
         self._check_lengths(ids, max_new_tokens)
         if not ids:
-            return []
-        replies: list[Reply | None] = [None] * len(ids)
+            return
         shared = shared_prefix(ids) if can_share(self.model) else 0
+        start = time.perf_counter()
         with torch.inference_mode(), shared_prefix_of(self.model, ids[0][:shared]) as prefix:
+            prefix_s = (time.perf_counter() - start) / len(ids)
             for rows in _batches(ids, own_tokens=max_new_tokens - shared):
                 start = time.perf_counter()
                 outputs = self._decode([ids[row] for row in rows], max_new_tokens=max_new_tokens, prefix=prefix)
-                share_s = (time.perf_counter() - start) / len(rows)
+                share_s = prefix_s + (time.perf_counter() - start) / len(rows)
                 for row, output in zip(rows, outputs, strict=True):
-                    replies[row] = self._reply(ids[row], output, share_s)
-                if progress:
-                    progress(len(rows))
-        return [reply for reply in replies if reply is not None]
+                    done(row, self._reply(ids[row], output, share_s))
 
     def _decode(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, prefix: Prefix | None
@@ -105,21 +118,42 @@ class AdapterContender:
     """An adapter on a loaded base. It is put on for the time of an `answer` and taken off again, so that several
     contenders can share the base."""
 
+    batched = True
+
     def __init__(self, name: str, base: Base, adapter: Path) -> None:
         self.name = name
         self.base = base
         self.adapter = adapter
 
+    @property
+    def identity(self) -> str | None:
+        """Of the adapter's weights and how they are applied, and of the base."""
+        applied = file_sha256(self.adapter / "adapter_config.json")
+        return f"{_identity(self.base)} adapter {weights_sha256(self.adapter)} {applied}"
+
+    def room(self, messages: Sequence[Message]) -> int:
+        return LocalContender(self.name, self.base).room(messages)
+
     def answer(
         self, prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, progress: Progress | None = None
     ) -> list[Reply]:
         """As LocalContender.answer; ModelError when the adapter does not belong on this base."""
+        return collect(self.answer_each, prompts, max_new_tokens=max_new_tokens, progress=progress)
+
+    def answer_each(self, prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, done: Done) -> None:
         model = load_adapter(self.base, self.adapter)
         try:
-            local = LocalContender(self.name, self.base, model)
-            return local.answer(prompts, max_new_tokens=max_new_tokens, progress=progress)
+            LocalContender(self.name, self.base, model).answer_each(prompts, max_new_tokens=max_new_tokens, done=done)
         finally:
             detach(model)
+
+
+def _identity(base: Base) -> str:
+    """All that greedy replies of a base depend on beside the prompt."""
+    weights = base.model.get_input_embeddings().weight
+    held = f"{weights.dtype} {weights.device.type}{' in 4 bits' if base.quantized else ''}"
+    stops = sorted(base.renderer.stop_ids)
+    return f"base {base.sha256} template {base.renderer.template_sha256} stops {stops} held {held} greedy"
 
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
@@ -150,7 +184,7 @@ def decode(
     outputs = [Generated([], "length") for _ in prompts]
     rows = list(range(len(prompts)))  # which prompt each row of the batch is
     next_position_B = torch.tensor([len(prompt) for prompt in prompts])
-    state = _prefill(model, prompts, prefix=prefix)
+    state = prefill(model, prompts, prefix=prefix)
     for step in range(max_new_tokens):
         tokens = state.logits_BV.argmax(-1).tolist()
         for row, token in zip(rows, tokens, strict=True):
@@ -180,7 +214,7 @@ def decode_one(model: Any, prompt: Sequence[int], *, max_new_tokens: int, sampli
         generator.seed()
     else:
         generator.manual_seed(sampling.seed)
-    state = _prefill(model, [prompt], prefix=None)
+    state = prefill(model, [prompt], prefix=None)
     for step in range(max_new_tokens):
         token = pick(state.logits_BV[0], sampling, generator=generator)
         yield token
@@ -199,110 +233,6 @@ def pick(logits_V: torch.Tensor, sampling: Sampling, *, generator: torch.Generat
     return int(order_V[torch.multinomial(probabilities_V, 1, generator=generator)])
 
 
-class _RoomyLayer(DynamicLayer):
-    """A layer's keys and values with room after them: a step writes its column and copies none of the others."""
-
-    ROOM = 32  # columns
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **keywords: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        length = self.get_seq_length()
-        end = length + key_states.shape[-2]
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.rooms = [new.new_empty(*new.shape[:-2], 0, new.shape[-1]) for new in (key_states, value_states)]
-        if end > self.rooms[0].shape[-2]:
-            self.rooms = [
-                torch.nn.functional.pad(room[..., :length, :], (0, 0, 0, end - length + self.ROOM))
-                for room in self.rooms
-            ]
-        for room, new in zip(self.rooms, (key_states, value_states), strict=True):
-            room[..., length:end, :] = new
-        self.keys, self.values = (room[..., :end, :] for room in self.rooms)
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        length = self.get_seq_length()
-        self.rooms = [room[indices] for room in self.rooms]
-        self.keys, self.values = (room[..., :length, :] for room in self.rooms)
-
-
-class _State:
-    """A batch being decoded: its cache, which of the cache's columns are real (B, T), the logits of the last column."""
-
-    def __init__(self, model: Any, num_rows: int, prefix: Prefix | None) -> None:
-        self.model = model
-        self.prefix = {"prefix": prefix} if prefix else {}
-        self.cache = DynamicCache(config=model.config)
-        self.cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in self.cache.layers]
-        self.mask_BT = torch.zeros(num_rows, 0, dtype=torch.long)
-        self.logits_BV = torch.empty(num_rows, 0)
-
-    def advance(self, ids_BT: torch.Tensor, positions_BT: torch.Tensor, *, mask_BT: torch.Tensor | None = None) -> None:
-        """Feed columns to the model; `mask_BT` says which of them are real (all, when None)."""
-        new_BT = torch.ones_like(ids_BT) if mask_BT is None else mask_BT
-        self.mask_BT = torch.cat([self.mask_BT, new_BT], dim=1)
-        output = self.model(
-            input_ids=ids_BT.to(self.model.device),
-            position_ids=positions_BT.to(self.model.device),
-            attention_mask=self.mask_BT.to(self.model.device),
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-            **self.prefix,
-        )
-        self.logits_BV = output.logits[:, -1].cpu()
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Leave only these rows of the batch."""
-        self.cache.batch_select_indices(torch.tensor(rows, device=self.model.device))
-        self.mask_BT = self.mask_BT[list(rows)]
-
-
-def _prefill(model: Any, prompts: Sequence[Sequence[int]], *, prefix: Prefix | None) -> _State:
-    """Feed the prompts. What follows the prefix stands in the cache, padded on the left to one width."""
-    if can_share(model) and min(map(len, prompts)) > 1:
-        return _prefill_as_trie(model, prompts, prefix=prefix)
-    width = max(map(len, prompts))
-    ids_BT = torch.zeros(len(prompts), width, dtype=torch.long)
-    mask_BT = torch.zeros_like(ids_BT)
-    positions_BT = torch.zeros_like(ids_BT)
-    for row, ids in enumerate(prompts):
-        ids_BT[row, width - len(ids) :] = torch.tensor(ids)
-        mask_BT[row, width - len(ids) :] = 1
-        positions_BT[row, width - len(ids) :] = torch.arange(len(ids))
-    state = _State(model, len(prompts), prefix)
-    state.advance(ids_BT, positions_BT, mask_BT=mask_BT)
-    return state
-
-
-def _prefill_as_trie(model: Any, prompts: Sequence[Sequence[int]], *, prefix: Prefix | None) -> _State:
-    """The same without padding, and nothing that prompts share is computed twice: each row takes its own path's keys
-    and values. Their last tokens go through the model's own forward, which alone knows what it does to logits."""
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    start = prefix.num_tokens if prefix else 0
-    width = max(map(len, prompts)) - 1 - start
-    state = _State(model, len(prompts), prefix)
-    state.mask_BT = torch.zeros(len(prompts), width, dtype=torch.long)
-    if width:
-        all_but_last = [Rendered(tuple(ids), (*[False] * (len(ids) - 1), True)) for ids in prompts]
-        trie = lay_out(all_but_last, [1.0] * len(prompts)).to(causal.device)
-        cache = DynamicCache(config=causal.config)
-        hidden_at_labels(causal, trie, cache=cache)
-        tokens_BT = torch.zeros(len(prompts), width, dtype=torch.long, device=causal.device)
-        for row, token in enumerate(trie.rows_N.tolist()):
-            own = trie.path(token)[start:]
-            tokens_BT[row, width - len(own) :] = own
-            state.mask_BT[row, width - len(own) :] = 1
-        for number, layer in enumerate(cache.layers):
-            keys, values = (x[0][:, tokens_BT].transpose(0, 1) for x in (layer.keys, layer.values))
-            state.cache.update(keys, values, number)
-    last_BT = torch.tensor([[ids[-1]] for ids in prompts])
-    state.advance(last_BT, torch.tensor([[len(ids) - 1] for ids in prompts]))
-    return state
-
-
 def _batches(prompts: Sequence[Sequence[int]], *, own_tokens: int) -> Iterator[list[int]]:
     """Row numbers in batches of similar length, longest first, so that little is padding. A row takes as many tokens of
     the cache as the longest prompt of its batch, and `own_tokens`."""
@@ -314,47 +244,54 @@ def _batches(prompts: Sequence[Sequence[int]], *, own_tokens: int) -> Iterator[l
         order = order[size:]
 
 
-def build_contenders(specs: Sequence[str], *, precision: str = "auto", say: Say = lambda text: None) -> list[Contender]:
-    """Contenders from a line each; those on the same base share it in memory. Adapters are checked before any answers.
+class Builder:
+    """Makes contenders of their lines (specs); those on the same base share it in memory."""
 
-    `base:M`, `base:M+prompt:FILE` (the file's text is the system prompt), `adapter:DIR` (a run, an adapter or a trained
-    model), `url:http://host:port/v1#model`. Raises InputError for a line that cannot be read.
-    """
-    bases: dict[tuple[str, bool], Base] = {}
+    def __init__(self, parts: Parts | None = None, *, precision: str = "auto", say: Say = lambda text: None) -> None:
+        self.parts = parts or Parts()
+        self.precision = precision
+        self.say = say
+        self._bases: dict[tuple[str, bool], Base] = {}
 
-    def base_named(name: str, quantize: bool = False) -> Base:
-        if (name, quantize) not in bases:
-            bases[name, quantize] = load_base(name, precision=precision, quantize=quantize, say=say)
-        return bases[name, quantize]
+    def build(self, line: str) -> Contender:
+        """Raises InputError for a line that cannot be read or names nothing, ModelError for what cannot be loaded.
+        An adapter is put on its base and taken off again, so that it is known to fit before any is asked."""
+        spec = parse_spec(line)
+        if spec.kind == "url":
+            model: Contender = remote_contender(spec)
+        elif spec.kind == "base":
+            model = LocalContender(line, self.base_named(spec.target))
+        else:
+            model = self._tuned(line, Path(spec.target))
+        model.name = line
+        return put_layers(model, spec, name=line, parts=self.parts)
 
-    return [_build(spec, base_named) for spec in specs]
+    def build_all(self, lines: Sequence[str]) -> list[Contender]:
+        """All lines are read before a model is loaded."""
+        for line in lines:
+            parse_spec(line)
+        return [self.build(line) for line in lines]
+
+    def base_named(self, name: str, quantize: bool = False) -> Base:
+        if (name, quantize) not in self._bases:
+            base = load_base(name, precision=self.precision, quantize=quantize, say=self.say)
+            self._bases[name, quantize] = base
+        return self._bases[name, quantize]
+
+    def _tuned(self, line: str, folder: Path) -> Contender:
+        tuned = find_tuned(folder)
+        base = self.base_named(tuned.base, tuned.quantized)
+        if not tuned.adapter:
+            return LocalContender(line, base)
+        detach(load_adapter(base, tuned.adapter))
+        return AdapterContender(line, base, tuned.adapter)
 
 
-def _build(spec: str, base_named: Callable[..., Base]) -> Contender:
-    kind, _, rest = spec.partition(":")
-    if kind == "url":
-        return parse_url_spec(spec)
-    target, plus, prompt_file = rest.partition("+prompt:")
-    contender: Contender
-    if kind == "base" and target:
-        contender = LocalContender(spec, base_named(target))
-    elif kind == "adapter" and target:
-        tuned = find_tuned(Path(target))
-        base = base_named(tuned.base, tuned.quantized)
-        contender = LocalContender(spec, base)
-        if tuned.adapter:
-            detach(load_adapter(base, tuned.adapter))
-            contender = AdapterContender(spec, base, tuned.adapter)
-    else:
-        known = "base:M, base:M+prompt:FILE, adapter:DIR or url:http://host:port/v1#model"
-        raise InputError(f"The contender {spec!r} cannot be read.", f"Write it as {known}.")
-    if not plus:
-        return contender
-    try:
-        system = Path(prompt_file).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The prompt file {prompt_file} cannot be read: {error}.") from error
-    return PromptedContender(contender, system, name=spec)
+def build_contenders(
+    specs: Sequence[str], *, precision: str = "auto", parts: Parts | None = None, say: Say = lambda text: None
+) -> list[Contender]:
+    """Contenders from a line each, as `Builder.build` makes them."""
+    return Builder(parts, precision=precision, say=say).build_all(specs)
 
 
 def reply_limit(answers: Sequence[str], contenders: Sequence[Contender]) -> int:
@@ -363,7 +300,7 @@ def reply_limit(answers: Sequence[str], contenders: Sequence[Contender]) -> int:
     Without a local contender's tokenizer, a token is counted as 4 bytes.
     """
     for contender in contenders:
-        inner = getattr(contender, "inner", contender)
+        inner = innermost(contender)
         if isinstance(inner, LocalContender | AdapterContender):
             longest = max(inner.base.renderer.count_tokens(answer) for answer in answers)
             break

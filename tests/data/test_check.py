@@ -68,6 +68,7 @@ def test_rows_in_a_test_file_are_reported_with_their_line_there(tmp_path: Path) 
     found = [(found.line, found.issue, found.related) for found in check(train, against=[test]).findings]
     assert found == [(1, "leaked_test", 2)]
     assert "leaks" in check(train).not_run
+    assert "leaked_test_near" in check(train, against=[test], issues=["leaked_test"]).not_run["leaks"]
 
 
 def test_only_the_issues_asked_for_are_reported_and_the_rest_is_said_to_be_left_out(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ import pytest
 
 from tests.teacher import Teacher, completion, teacher
 from tunesmith.chat import Example, Message
-from tunesmith.contender import parse_url_spec
 from tunesmith.data.drafts.asks import VERSION
 from tunesmith.data.drafts.make import Made, Order, make
 from tunesmith.data.load import SourceRow
 from tunesmith.errors import InputError, ModelError
+from tunesmith.specs import parse_spec, remote_contender
 
 PLACES = [
     "Rome", "Oslo", "Lima", "Cairo", "Kyoto", "Quito", "Perth", "Delhi", "Accra",
@@ -60,7 +60,7 @@ def inventor(number: int, body: dict[str, Any]) -> str:
 
 
 def run(server: Teacher, rows: list[SourceRow], order: Order, journal: Path) -> Made:
-    contender = parse_url_spec(server.spec)
+    contender = remote_contender(parse_spec(f"url:{server.spec}?retries=0"))
     contender.name = "the teacher"  # its port is another each time
     return make(rows, contender, order=order, journal=journal)
 
@@ -150,7 +150,7 @@ def test_a_stop_loses_no_reply_and_the_rows_are_those_of_one_go(tmp_path: Path, 
 
 def test_ctrl_c_in_the_middle_is_gone_on_from(tmp_path: Path) -> None:
     with teacher(inventor) as server:
-        contender = parse_url_spec(server.spec)
+        contender = remote_contender(parse_spec(f"url:{server.spec}?retries=0"))
 
         def stop(taken: int) -> None:
             raise KeyboardInterrupt

@@ -10,7 +10,7 @@ import pytest
 
 from tests.evaluate.contenders import Fixed, label_example
 from tunesmith.chat import Message
-from tunesmith.contender import PromptedContender, Reply, UrlContender
+from tunesmith.contender import PromptedContender, Reply
 from tunesmith.errors import InputError
 from tunesmith.evaluate.likelihood import answer_likelihoods
 from tunesmith.evaluate.run import evaluate
@@ -19,6 +19,7 @@ from tunesmith.evaluate.scorers.model import Similarity
 from tunesmith.evaluate.scorers.score import Asked
 from tunesmith.generate import LocalContender
 from tunesmith.model import load_base
+from tunesmith.remote import UrlContender
 
 
 @pytest.fixture(scope="module")

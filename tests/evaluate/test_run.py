@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.evaluate.contenders import Fixed, label_example
 from tunesmith.chat import Example, Message
+from tunesmith.contender import FewShotContender, Reply
 from tunesmith.errors import InputError, RunError
 from tunesmith.evaluate.mistakes import telling_rows
-from tunesmith.evaluate.run import Evaluation, evaluate, prompt_text
+from tunesmith.evaluate.run import Evaluation, evaluate, prompt_text, time_alone
 from tunesmith.evaluate.scorers import make_scorer
 
 EXAMPLES = [label_example(f"question {number}", "abc"[number % 3]) for number in range(9)]
@@ -128,6 +131,67 @@ def test_bad_input_is_refused_before_anyone_is_asked() -> None:
 def test_rows_that_would_be_asked_or_scored_as_something_else_are_refused(example: Example, word: str) -> None:
     with pytest.raises(InputError, match=word):
         evaluate([example], [Fixed("a", ["b"])], scorers={"exact": make_scorer("exact")}, max_new_tokens=4)
+
+
+def test_an_evaluation_goes_on_with_further_contenders_without_asking_the_first_again() -> None:
+    scorers = {name: make_scorer(name, labels=["a", "b", "c"]) for name in ("exact", "label")}
+    first = Fixed("base", BASE.texts)
+    before = evaluate(EXAMPLES, [first], scorers=scorers, max_new_tokens=4)
+    both = evaluate(EXAMPLES, [TUNED], scorers=scorers, max_new_tokens=4, before=before)
+    assert both.as_dict() == run(BASE, TUNED).as_dict() and len(first.asked) == 1
+    with pytest.raises(InputError, match="the name 'base'"):
+        evaluate(EXAMPLES, [BASE], scorers=scorers, max_new_tokens=4, before=before)
+    with pytest.raises(InputError, match="other rows or scorers"):
+        evaluate(EXAMPLES[:5], [TUNED], scorers=scorers, max_new_tokens=4, before=before)
+
+
+class Single(Fixed):
+    """Batches; alone it takes as long as `seconds` says."""
+
+    seconds = 1.0
+
+    batched = True
+
+    def answer(self, prompts: Sequence[Sequence[Message]], **options: Any) -> list[Reply]:
+        if len(prompts) > 1:
+            return super().answer(prompts, **options)
+        self.asked.append(prompts)
+        return [Reply("a", 1, 1, self.seconds, "stop")]
+
+
+def test_a_few_rows_are_asked_alone_for_the_latency_of_one_request() -> None:
+    batched, server = Single("batched", ["a"] * 9), Fixed("server", ["a"] * 9)
+    scorers = {"exact": make_scorer("exact")}
+    evaluation = evaluate(EXAMPLES, [batched, server], scorers=scorers, max_new_tokens=4)
+    assert evaluation.as_dict()["contenders"][0]["one_request_s"] is None
+    timed = time_alone(evaluation, [batched, server], max_new_tokens=4).as_dict()["contenders"]
+    assert timed[0]["one_request_s"] == {"p50": 1.0, "p95": 1.0, "rows": 6}  # more than 5 seconds were enough
+    batched.seconds = 9.0
+    assert len(time_alone(evaluation, [batched, server], max_new_tokens=4).answers[0].alone_s) == 3
+    assert timed[0]["latency_s"] == timed[1]["latency_s"] and timed[0]["replies_per_s"] == pytest.approx(9 / 4.5)
+    assert timed[1]["one_request_s"]["rows"] == 9 and len(server.asked) == 1
+
+
+def test_a_contender_that_would_be_shown_the_answer_is_refused() -> None:
+    leak = label_example("  Question 4 ", "b")
+    few = FewShotContender(Fixed("x", ["a"] * 9), [label_example("other", "a"), leak], k=1)
+    with pytest.raises(InputError, match="1 of the rows are also among the examples of .*; row 5 is example 2"):
+        evaluate(EXAMPLES, [few], scorers={"exact": make_scorer("exact")}, max_new_tokens=4)
+
+
+def test_what_was_left_out_of_prompts_and_what_replies_cost_is_in_the_summary() -> None:
+    def priced(prompts: Sequence[Sequence[Message]], **_: Any) -> list[Reply]:
+        return [Reply("a", 1, 1, 0.1, "stop", cost=0.5, cached=True) for _ in prompts]
+
+    inner = Fixed("x", [])
+    inner.answer = priced  # type: ignore[method-assign]
+    inner.room = lambda messages: 0  # type: ignore[attr-defined]
+    few = FewShotContender(inner, [label_example("other", "a")], k=1)
+    (found,) = evaluate(EXAMPLES, [few], scorers={"exact": make_scorer("exact")}, max_new_tokens=4).as_dict()[
+        "contenders"
+    ]
+    assert found["notes"][0].startswith("9 of 9 rows were shown fewer than 1 examples")
+    assert (found["cost"], found["cached"]) == (4.5, 9)
 
 
 def test_a_wrong_number_of_replies_is_a_run_error() -> None:

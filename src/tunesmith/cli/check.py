@@ -77,6 +77,7 @@ def check(
     _say_report(output, found)
     _write_reports(output, found, report=report, html=html)
     document = found.as_dict()
+    document["against"] = [{"file": str(test.path), "sha256": test.sha256} for test in tests]
     if fix:
         document["fix"] = _fix(output, found, fix, rules=chosen, tests=tests, force=force)
     output.result(document)

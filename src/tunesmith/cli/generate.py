@@ -25,7 +25,6 @@ TeacherOption = Annotated[
 OutOption = Annotated[Path | None, typer.Option(help="Where the drafts go; beside the file if unset.")]
 SeedOption = Annotated[int, typer.Option(help="Of what the teacher is shown.", min=0)]
 MaxRequestsOption = Annotated[int, typer.Option(help="The most requests; 0: four times what would do.", min=0)]
-RETRIES = 5  # of a request to a busy server: waits of 1, 2, 4, 8 and 16 seconds, or what the server says
 
 
 def generate(
@@ -98,16 +97,13 @@ def _seeds(output: Output, like: Path) -> list[SourceRow]:
 
 
 def _teacher(output: Output, spec: str) -> Contender:
-    if spec.startswith(("http://", "https://", "url:")):
-        from tunesmith.contender import parse_url_spec
+    from tunesmith.specs import is_spec, parse_spec, remote_contender
 
-        remote = parse_url_spec(spec)
-        remote.retries = RETRIES
-        return remote
+    if spec.startswith(("http://", "https://", "url:")):
+        return remote_contender(parse_spec(spec if spec.startswith("url:") else f"url:{spec}"))
     from tunesmith.generate import build_contenders
 
-    known = spec.startswith(("base:", "adapter:"))
-    return build_contenders([spec if known else f"base:{spec}"], say=output.say)[0]
+    return build_contenders([spec if is_spec(spec) else f"base:{spec}"], say=output.say)[0]
 
 
 def _say_made(output: Output, made: Made, path: Path, *, journal: Path, asked_for: int) -> None:

@@ -14,6 +14,7 @@ import typer
 from tunesmith import __version__
 from tunesmith.cli.advise import advise
 from tunesmith.cli.augment import augment
+from tunesmith.cli.blind import blind
 from tunesmith.cli.chat import chat
 from tunesmith.cli.check import check
 from tunesmith.cli.data import data
@@ -27,17 +28,20 @@ from tunesmith.cli.memorise import memorise
 from tunesmith.cli.merge import merge
 from tunesmith.cli.models import models
 from tunesmith.cli.preview import preview
+from tunesmith.cli.regress import regress
 from tunesmith.cli.review import review
+from tunesmith.cli.rollback import rollback
 from tunesmith.cli.runs import runs
 from tunesmith.cli.search import search
 from tunesmith.cli.serve import serve
+from tunesmith.cli.ship import ship
 from tunesmith.cli.split import split
 from tunesmith.cli.train import train
 from tunesmith.errors import DataError, TunesmithError
 
 COMMANDS = (
-    check, advise, review, split, generate, augment, preview, init, import_, train, evaluate, memorise, serve, chat,
-    merge, models, index, search, runs, demo,
+    check, advise, review, split, generate, augment, preview, init, import_, train, evaluate, memorise, regress,
+    blind, ship, rollback, serve, chat, merge, models, index, search, runs, demo,
 )  # fmt: skip
 GROUPS = (data,)
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)

@@ -11,13 +11,13 @@ from tunesmith.cli.output import JsonFlag, Output
 
 
 def models(as_json: JsonFlag = False) -> None:
-    """List base models, adapters and trained models on this machine."""
+    """List base models, adapters, trained models and aliases on this machine."""
     from pathlib import Path
 
     from tunesmith.facts import read_facts
     from tunesmith.recipe import EMBEDDED_BASE
     from tunesmith.runs import Run, is_run
-    from tunesmith.store import home, list_runs
+    from tunesmith.store import home, list_aliases, list_runs
 
     output = Output(as_json=as_json)
     found: list[dict[str, Any]] = []
@@ -33,11 +33,15 @@ def models(as_json: JsonFlag = False) -> None:
         if is_run(run.directory) and run.status["state"] == "finished":
             folder = run.weights_dir
             found.append({"name": row["id"], "kind": folder.name, "base": row["base"], "path": str(folder)})
+    for alias in list_aliases():
+        version = alias["version"]
+        found.append({"name": alias["alias"], "kind": "alias", "version": version, "path": alias["folder"]})
     output.table(
         ("model", "kind", "on", "where"),
-        [
-            (model["name"], model["kind"], model.get("base", "-"), model["path"] or "fetched on first use")
-            for model in found
-        ],
+        [(model["name"], model["kind"], _stands_on(model), model["path"] or "fetched on first use") for model in found],
     )
     output.result({"models": found})
+
+
+def _stands_on(model: dict[str, Any]) -> str:
+    return f"version {model['version']}" if model["kind"] == "alias" else str(model.get("base", "-"))

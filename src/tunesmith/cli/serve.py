@@ -20,7 +20,10 @@ def serve(
     *,
     model: Annotated[
         list[str],
-        typer.Option("--model", help="NAME=TARGET: a run or adapter folder, or a base. Give it once per model."),
+        typer.Option(
+            "--model",
+            help="NAME=TARGET: a run or adapter folder, a base, or an alias, which may stand alone. Once per model.",
+        ),
     ],
     host: Annotated[
         str, typer.Option(help="Address to listen on; others than this machine need TUNESMITH_API_KEY.")
@@ -51,13 +54,16 @@ def serve(
 
 
 def parse_models(options: Sequence[str]) -> dict[str, str]:
-    """NAME=TARGET, ... -> {name: target}. Raises InputError naming every option that is not of that form."""
+    """NAME=TARGET, ... -> {name: target}; an alias alone is both. InputError names every option that is neither."""
     from tunesmith.errors import InputError
+    from tunesmith.store import ALIAS
 
     targets: dict[str, str] = {}
     problems = []
     for option in options:
         name, _, target = option.partition("=")
+        if ALIAS.fullmatch(option):
+            target = name
         if not target or not NAME.fullmatch(name):
             problems.append(f"--model {option} is not NAME=TARGET with a name of letters, digits and . _ : @ -")
         elif name in targets:

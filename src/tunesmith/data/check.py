@@ -98,6 +98,7 @@ class CheckReport:
         ]
         return {
             "file": str(self.loaded.path),
+            "sha256": self.loaded.sha256,
             "rows": self.summary["rows"],
             "lines": self.loaded.num_lines,
             "ok": self.ok,
@@ -140,6 +141,8 @@ def check(
         seconds[one.name] = round(time.perf_counter() - started, 3)
     if not against:
         not_run["leaks"] = "no test file: name one with --against"
+    elif unwanted := sorted(set(LEAKS) - wanted):
+        not_run["leaks"] = f"not asked for: {', '.join(unwanted)}"
     findings.sort(key=lambda found: (found.line or 0, found.issue))
     summary = summarise(loaded, sizes, balance=_balance(rows))
     summary["findings_by_issue"] = dict(Counter(found.issue for found in findings).most_common())

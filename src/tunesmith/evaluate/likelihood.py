@@ -1,23 +1,24 @@
 """How likely a local contender finds given answers: their log-probability, each prompt computed once for all of them.
 
-Not here: decoding (generate), the forward pass (nll). Called by the scorer of loss and by memorise.
+Not here: decoding (generate), the forward pass (nll). Called by the scorer of loss, by canaries and by choices.
 torch comes with the spine, when something is asked.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.chat import Example, Message
-from tunesmith.contender import Contender, Reply
+from tunesmith.contender import Contender, as_asked, innermost
 from tunesmith.errors import InputError
 
 if TYPE_CHECKING:
     from tunesmith.model import Base
+
+ANSWER_ROOM = 256  # tokens that examples and passages leave for an answer, as they do for a reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +33,11 @@ class Likelihood:
         return self.nats / self.tokens
 
 
-class _Recorder:
-    """Stands in a wrapper for the contender that would answer, and keeps what it is asked."""
-
-    name = "recorder"
-
-    def __init__(self) -> None:
-        self.asked: list[Sequence[Message]] = []
-
-    def answer(self, prompts: Sequence[Sequence[Message]], **options: Any) -> list[Reply]:
-        self.asked += prompts
-        return [Reply("", 0, 0, 0.0, "stop") for _ in prompts]
-
-
 def check_likelihoods(contender: Contender) -> None:
     """Raise InputError for a contender that tells no probabilities, such as one at a URL."""
     from tunesmith.generate import AdapterContender, LocalContender
 
-    if not isinstance(_innermost(contender), LocalContender | AdapterContender):
+    if not isinstance(innermost(contender), LocalContender | AdapterContender):
         what = f"{contender.name} cannot say how likely an answer is: only a local model can."
         raise InputError(what, "Leave this scorer out, or measure base: and adapter: contenders with it.")
 
@@ -64,8 +52,8 @@ def answer_likelihoods(
     from tunesmith.nll import sequence_nats
 
     check_likelihoods(contender)
-    asked = _as_asked(contender, prompts)
-    with _loaded(contender) as (base, model):
+    asked = [as_asked(contender, messages, max_new_tokens=ANSWER_ROOM) for messages in prompts]
+    with opened(contender) as (base, model):
         rendered = []
         for messages, answer in zip(asked, answers, strict=True):
             turns = (*(replace(message, trained=False) for message in messages), replace(answer, trained=True))
@@ -78,32 +66,13 @@ def answer_likelihoods(
     return [Likelihood(sum_nats, one.num_trained) for sum_nats, one in zip(nats, rendered, strict=True)]
 
 
-def _innermost(contender: Any) -> Any:
-    return _innermost(contender.inner) if hasattr(contender, "inner") else contender
-
-
-def _as_asked(contender: Contender, prompts: Sequence[Sequence[Message]]) -> list[Sequence[Message]]:
-    """What the innermost contender is asked, found by putting a recorder in its place."""
-    recorder = _Recorder()
-
-    def stand_in(one: Any) -> Any:
-        if not hasattr(one, "inner"):
-            return recorder
-        wrapper = copy.copy(one)
-        wrapper.inner = stand_in(one.inner)
-        return wrapper
-
-    stand_in(contender).answer(prompts, max_new_tokens=1)
-    return recorder.asked
-
-
 @contextmanager
-def _loaded(contender: Contender) -> Iterator[tuple[Base, Any]]:
+def opened(contender: Contender) -> Iterator[tuple[Base, Any]]:
     """The base and the model that answers, with its adapter on for as long."""
     from tunesmith.adapter import detach, load_adapter
     from tunesmith.generate import AdapterContender
 
-    inner = _innermost(contender)
+    inner = innermost(contender)
     if not isinstance(inner, AdapterContender):
         yield inner.base, inner.model
         return

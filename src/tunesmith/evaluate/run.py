@@ -1,195 +1,25 @@
-"""The evaluation: the same prompts to every contender, every reply scored, summed up with intervals and paired tests.
+"""The evaluation: the same prompts to every contender, every reply scored, a few asked alone for their latency.
 
-Not here: how contenders answer (contender, generate), words (verdict), pages (report).
+Not here: how contenders answer (contender, generate), what was found (evaluation), words (verdict), pages (report).
 Called by cli.evaluate and cli.train.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import combinations
-from pathlib import Path
-from typing import Any
-
-import numpy as np
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from tunesmith.chat import Example, label_set
-from tunesmith.contender import Contender, Reply
+from tunesmith.contender import Contender, Reply, innermost, layers
 from tunesmith.errors import InputError, RunError
-from tunesmith.evaluate.mistakes import count_confusions, count_worst_labels, telling_rows
-from tunesmith.evaluate.scorers import Aggregate, Score, Scorer
-from tunesmith.evaluate.scorers.score import Asked, Scored
-from tunesmith.evaluate.stats import (
-    Difference,
-    Interval,
-    detectable_difference,
-    holm,
-    mean_interval,
-    paired_difference,
-)
-from tunesmith.evaluate.visible import visible_sentence
+from tunesmith.evaluate.evaluation import Answers as Answers
+from tunesmith.evaluate.evaluation import Evaluation as Evaluation
+from tunesmith.evaluate.evaluation import prompt_text as prompt_text
+from tunesmith.evaluate.scorers.score import Aggregate, Asked, Scored, Scorer
 
 OnProgress = Callable[[str, int], None]  # (contender's name, rows just finished)
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """What one contender replied to every row, and the score of each reply by each scorer."""
-
-    name: str
-    replies: list[Reply]
-    scores: dict[str, list[Score]]
-    aggregates: dict[str, Aggregate] = field(default_factory=dict)  # of the scorers that have one
-
-    def values(self, scorer: str) -> list[float]:
-        return [score.value for score in self.scores[scorer]]
-
-    def summary(self) -> dict[str, Any]:
-        """Means and intervals by scorer, latency in seconds, tokens per row, share of replies that ended by itself."""
-        latency_s_N = np.array([reply.latency_s for reply in self.replies])
-        p50, p95 = np.percentile(latency_s_N, (50, 95))
-        return {
-            "name": self.name,
-            "scores": {scorer: asdict(mean_interval(self.values(scorer))) for scorer in self.scores},
-            "aggregates": {scorer: aggregate.as_dict() for scorer, aggregate in self.aggregates.items()},
-            "latency_s": {"mean": float(latency_s_N.mean()), "p50": float(p50), "p95": float(p95)},
-            "tokens": {
-                "prompt_mean": float(np.mean([reply.prompt_tokens for reply in self.replies])),
-                "completion_mean": float(np.mean([reply.completion_tokens for reply in self.replies])),
-            },
-            "stop_rate": float(np.mean([reply.stopped for reply in self.replies])),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Every reply and score. The first scorer is the main one; the first contender is compared with the last."""
-
-    examples: tuple[Example, ...]
-    answers: tuple[Answers, ...]
-    scorers: tuple[str, ...]
-    labels: tuple[str, ...]  # empty when the answers are not labels
-
-    @property
-    def rows(self) -> int:
-        return len(self.examples)
-
-    @property
-    def replies(self) -> dict[str, list[Reply]]:
-        """Contender's name -> its replies, in the order of the examples."""
-        return {answers.name: answers.replies for answers in self.answers}
-
-    def of(self, contender: str) -> Answers:
-        """The answers of one contender; InputError when it was not asked."""
-        for answers in self.answers:
-            if answers.name == contender:
-                return answers
-        raise InputError(f"{contender!r} is not in this evaluation.", f"It has {', '.join(self.replies)}.")
-
-    def interval(self, contender: str, scorer: str) -> Interval:
-        return mean_interval(self.of(contender).values(scorer))
-
-    def difference(self, a: str, b: str, *, scorer: str) -> Difference:
-        """b minus a over the same rows."""
-        return paired_difference(self.of(a).values(scorer), self.of(b).values(scorer))
-
-    def with_answers(self, later: Evaluation) -> Evaluation:
-        """This evaluation with the contenders of a later one on the same rows after its own."""
-        if (self.examples, self.scorers) != (later.examples, later.scorers):
-            raise InputError("The two evaluations are of other rows or scorers.", "Measure them on the same ones.")
-        if any(scorer.startswith("judge:") for scorer in self.scorers):
-            raise InputError("A judge compared the two with other contenders.", "Measure all contenders at once.")
-        return Evaluation(self.examples, (*self.answers, *later.answers), self.scorers, self.labels)
-
-    def differences(self) -> list[dict[str, Any]]:
-        """Every pair of contenders in their order (b after a), by every scorer. `p_holm` is p corrected for all pairs
-        of that scorer; `detectable` the smallest difference that so many rows show, and `sentence` says it."""
-        pairs = list(combinations(self.answers, 2))
-        found = {scorer: [self.difference(a.name, b.name, scorer=scorer) for a, b in pairs] for scorer in self.scorers}
-        corrected = {scorer: holm([one.p for one in differences]) for scorer, differences in found.items()}
-        return [
-            {
-                "a": a.name,
-                "b": b.name,
-                "scorer": scorer,
-                **asdict(found[scorer][number]),
-                "p_holm": corrected[scorer][number],
-                "detectable": detectable_difference(found[scorer][number]),
-                "sentence": visible_sentence(found[scorer][number]),
-            }
-            for number, (a, b) in enumerate(pairs)
-            for scorer in self.scorers
-        ]
-
-    def disagreements(self, limit: int = 20) -> list[dict[str, Any]]:
-        """The rows that tell most about the last contender against the first: gains, then losses (main scorer)."""
-        if len(self.answers) < 2:
-            return []
-        main = self.scorers[0]
-        first, last = self.answers[0].values(main), self.answers[-1].values(main)
-        rows = telling_rows(first, last, expected=[example.answer for example in self.examples], limit=limit)
-        return [
-            {
-                "row": row + 1,
-                "prompt": prompt_text(self.examples[row]),
-                "expected": self.examples[row].answer,
-                "replies": {answers.name: answers.replies[row].text for answers in self.answers},
-                "scores": {answers.name: answers.scores[main][row].value for answers in self.answers},
-            }
-            for row in rows
-        ]
-
-    def confusions(self) -> list[dict[str, object]]:
-        """Wrong label pairs of the last contender, most frequent first; empty when the answers are not labels."""
-        return count_confusions(*self._last_labels(), labels=self.labels) if self.labels else []
-
-    def worst_labels(self) -> list[dict[str, object]]:
-        """Rows and correct rows of each label for the last contender, worst first; empty when there are no labels."""
-        return count_worst_labels(*self._last_labels()) if self.labels else []
-
-    def _last_labels(self) -> tuple[list[str], list[str]]:
-        expected = [example.answer.strip() for example in self.examples]
-        return expected, [reply.text.strip() for reply in self.answers[-1].replies]
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "rows": self.rows,
-            "contenders": [answers.summary() for answers in self.answers],
-            "differences": self.differences(),
-            "disagreements": self.disagreements(),
-            "confusions": self.confusions(),
-            "worst_labels": self.worst_labels(),
-        }
-
-    def write_replies(self, path: str | Path) -> Path:
-        """One JSON line for each row and contender; the file appears whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(path.name + ".tmp")
-        with unfinished.open("w", encoding="utf-8") as file:
-            for line in self._reply_lines():
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        unfinished.replace(path)
-        return path
-
-    def _reply_lines(self) -> Iterator[dict[str, Any]]:
-        for row, example in enumerate(self.examples):
-            for answers in self.answers:
-                reply = answers.replies[row]
-                yield {
-                    "row": row + 1,
-                    "example": example.id,
-                    "expected": example.answer,
-                    "contender": answers.name,
-                    "reply": reply.text,
-                    "scores": {scorer: asdict(scores[row]) for scorer, scores in answers.scores.items()},
-                    "prompt_tokens": reply.prompt_tokens,
-                    "completion_tokens": reply.completion_tokens,
-                    "latency_s": reply.latency_s,
-                    "finish_reason": reply.finish_reason,
-                }
+ALONE_ROWS, FEWEST_ALONE, ALONE_S = 8, 3, 5.0  # asked one at a time for their latency: fewer where that takes long
 
 
 def evaluate(
@@ -200,15 +30,21 @@ def evaluate(
     max_new_tokens: int,
     labels: Sequence[str] | None = None,
     on_progress: OnProgress | None = None,
+    before: Evaluation | None = None,
 ) -> Evaluation:
     """Ask every contender the prompt of every example and score the replies.
 
+    `before` is an evaluation of the same rows by the same scorers: its contenders stand first and are not asked again.
+
     `scorers` maps the name used in the report to a scorer; the first is the main one. `labels` None: labels are
     looked for in the expected answers (`label_set`); an empty list says there are none.
-    Raises InputError before any contender is asked when there is nothing to ask, two contenders share a name, or a
-    scorer cannot be used on a row; RunError when a contender gives the wrong number of replies.
+    Raises InputError before any contender is asked when there is nothing to ask, two contenders share a name, a
+    scorer cannot be used on a row, or a row is among the examples that a contender shows; RunError when a contender
+    gives the wrong number of replies.
     """
     _check(examples, contenders, scorers=scorers)
+    earlier = _rescored(before, examples, scorers=scorers) if before else []
+    _refuse_same_names([*(answers.name for answers in earlier), *(contender.name for contender in contenders)])
     prompts = [example.prompt for example in examples]
     replies = []
     for contender in contenders:
@@ -220,36 +56,64 @@ def evaluate(
                 f"{contender.name} gave {len(got)} replies to {len(prompts)} prompts.", "Nothing was scored."
             )
         replies.append(list(got))
-    answers = [_score(number, examples, contenders=contenders, replies=replies, scorers=scorers)
-               for number in range(len(contenders))]  # fmt: skip
+    first = earlier[0].replies if earlier else replies[0]
+    alone = len(earlier) + len(replies) == 1
+    answers = [
+        _score(Asked(examples, own, contender, first, is_first=own is first, is_alone=alone), scorers)
+        for contender, own in zip(contenders, replies, strict=True)
+    ]
     found = label_set(examples) if labels is None else [label.strip() for label in labels]
-    return Evaluation(tuple(examples), tuple(answers), tuple(scorers), tuple(found or ()))
+    return Evaluation(tuple(examples), (*earlier, *answers), tuple(scorers), tuple(found or ()))
 
 
-def _score(
-    number: int,
-    examples: Sequence[Example],
-    *,
-    contenders: Sequence[Contender],
-    replies: Sequence[list[Reply]],
-    scorers: Mapping[str, Scorer],
-) -> Answers:
+def time_alone(
+    evaluation: Evaluation, contenders: Sequence[Contender], *, max_new_tokens: int, rows: int = ALONE_ROWS
+) -> Evaluation:
+    """The evaluation with the latency of single requests. A contender that was asked in batches is asked again, one
+    row at a time, for a few rows drawn from all over the file; the requests of others were single ones."""
+    drawn = random.Random(0).sample(evaluation.examples, min(rows, evaluation.rows))
+    timed = {answers.name: answers for answers in evaluation.answers}
+    for contender in contenders:
+        replies = timed[contender.name].replies
+        if getattr(innermost(contender), "batched", False):
+            replies = []
+            for example in drawn:
+                replies += contender.answer([example.prompt], max_new_tokens=max_new_tokens)
+                if len(replies) >= FEWEST_ALONE and sum(reply.latency_s for reply in replies) > ALONE_S:
+                    break
+        alone_s = tuple(reply.latency_s for reply in replies)
+        timed[contender.name] = replace(timed[contender.name], alone_s=alone_s)
+    return replace(evaluation, answers=tuple(timed.values()))
+
+
+def _score(asked: Asked, scorers: Mapping[str, Scorer]) -> Answers:
     """The answers of one contender, scored once all have answered: a judge compares them."""
-    asked = Asked(
-        examples, replies[number], contenders[number], replies[0], is_first=number == 0, is_alone=len(replies) == 1
-    )
     scored: dict[str, Scored] = {name: scorer.score_rows(asked) for name, scorer in scorers.items()}
     scores = {name: one.scores for name, one in scored.items()}
     aggregates = {name: one.aggregate for name, one in scored.items() if one.aggregate != Aggregate()}
-    return Answers(contenders[number].name, replies[number], scores, aggregates)
+    replies = list(asked.replies)
+    notes = [note for layer in layers(asked.contender) if hasattr(layer, "notes") for note in layer.notes(replies)]
+    speed = _replies_per_s(asked.contender, replies)
+    return Answers(asked.contender.name, replies, scores, aggregates, tuple(notes), speed)
 
 
-def prompt_text(example: Example) -> str:
-    """What the person wrote: the user's turn alone, or every turn but the system's with its role if there are more."""
-    turns = [message for message in example.prompt if message.role not in ("system", "developer")]
-    if len(turns) == 1:
-        return turns[0].content
-    return "\n".join(f"{message.role}: {message.content}" for message in turns)
+def _rescored(before: Evaluation, examples: Sequence[Example], *, scorers: Mapping[str, Scorer]) -> list[Answers]:
+    """The answers of an earlier evaluation. One that was alone there is now what the others are compared with."""
+    if (before.examples, before.scorers) != (tuple(examples), tuple(scorers)):
+        raise InputError("The evaluation before is of other rows or scorers.", "Measure both on the same ones.")
+    answers = list(before.answers)
+    if len(answers) == 1:
+        compared = {name: first for name, scorer in scorers.items() if (first := scorer.of_first(len(examples)))}
+        scores = answers[0].scores | {name: first.scores for name, first in compared.items()}
+        aggregates = {name: one for name, one in answers[0].aggregates.items() if name not in compared}
+        answers[0] = replace(answers[0], scores=scores, aggregates=aggregates)
+    return answers
+
+
+def _replies_per_s(contender: Contender, replies: Sequence[Reply]) -> float | None:
+    """From the time of each row, and how many requests go side by side; None where no time was measured."""
+    total_s = sum(reply.latency_s for reply in replies)
+    return len(replies) * getattr(innermost(contender), "concurrency", 1) / total_s if total_s else None
 
 
 def _check(examples: Sequence[Example], contenders: Sequence[Contender], *, scorers: Mapping[str, Scorer]) -> None:
@@ -259,10 +123,8 @@ def _check(examples: Sequence[Example], contenders: Sequence[Contender], *, scor
         raise InputError("There is no contender to ask.", "Name at least one.")
     if not scorers:
         raise InputError("There is no scorer.", "Name at least one, such as exact.")
-    names = [contender.name for contender in contenders]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"Two contenders have the name {twice[0]!r}.", "Name each contender once.")
     for contender in contenders:
+        _refuse_shown(contender, examples)
         for scorer in scorers.values():
             scorer.check_contender(contender)
     for row, example in enumerate(examples, start=1):
@@ -273,6 +135,27 @@ def _check(examples: Sequence[Example], contenders: Sequence[Contender], *, scor
                 scorer.check(example)
             except InputError as error:
                 raise InputError(f"Row {row}, scorer {name!r}: {error.message}", error.todo) from error
+
+
+def _refuse_same_names(names: Sequence[str]) -> None:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"Two contenders have the name {twice[0]!r}.", "Name each contender once.")
+
+
+def _refuse_shown(contender: Contender, examples: Sequence[Example]) -> None:
+    """A contender that shows examples would be shown the answer to a row that is among them."""
+    shown = [shot for layer in layers(contender) for shot in getattr(layer, "examples", ())]
+    places = {_normal_text(shot): place for place, shot in enumerate(shown, start=1)}
+    both = [(row, places[text]) for row, one in enumerate(examples, start=1) if (text := _normal_text(one)) in places]
+    if both:
+        row, place = both[0]
+        what = f"{len(both)} of the rows are also among the examples of {contender.name}; row {row} is example {place}."
+        raise InputError(what, "It would be shown the answers: take these rows out of the examples.")
+
+
+def _normal_text(example: Example) -> str:
+    """Equal for the same question in whatever case and spacing."""
+    return " ".join(prompt_text(example).casefold().split())
 
 
 def _why_not_asked(example: Example) -> str | None:

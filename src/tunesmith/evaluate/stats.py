@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,7 +37,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """b minus a over the same rows: mean difference, its 95 % interval, the test and its two-sided p.
+    """b minus a over the same rows: mean difference, its 95 % interval (if no other was asked), the test and its p.
 
     `spread` is the standard deviation of the rows' differences: what says how many rows would show how much.
     """
@@ -68,8 +69,8 @@ def mean_interval(values: Sequence[float]) -> Interval:
     return Interval(float(values_N.mean()), low, high)
 
 
-def paired_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
-    """Mean of b - a over paired rows with a 95 % interval, and a two-sided test of no difference.
+def paired_difference(a: Sequence[float], b: Sequence[float], *, confidence: float = 0.95) -> Difference:
+    """Mean of b - a over paired rows with an interval, and a two-sided test of no difference.
 
     0/1 scores: McNemar's exact test, the binomial on discordant pairs (McNemar 1947, Psychometrika 12:153-157), and
     Tango's score interval (1998, Statistics in Medicine 17:891-908), which stays open when no row differs.
@@ -84,10 +85,10 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
     wins, losses = int((gap_N > 0).sum()), int((gap_N < 0).sum())
     if _is_binary(a_N) and _is_binary(b_N):
         test, p = "McNemar exact", _mcnemar_p(wins, losses)
-        low, high = _tango(wins, losses, rows=len(gap_N))
+        low, high = _tango(wins, losses, rows=len(gap_N), confidence=confidence)
     else:
         test, p = "sign-flip permutation", _sign_flip_p(gap_N)
-        low, high = _bootstrap_mean(gap_N)
+        low, high = _bootstrap_mean(gap_N, confidence)
     ties = len(gap_N) - wins - losses
     return Difference(float(gap_N.mean()), low, high, p, test, wins, losses, ties, float(gap_N.std()))
 
@@ -208,8 +209,9 @@ def _wilson(hits: int, rows: int) -> Interval:
     return Interval(share, low, high)
 
 
-def _tango(wins: int, losses: int, *, rows: int) -> tuple[float, float]:
-    """The differences that the score test does not refuse at 5 %; each end is found by halving."""
+def _tango(wins: int, losses: int, *, rows: int, confidence: float) -> tuple[float, float]:
+    """The differences that the score test does not refuse; each end is found by halving."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
 
     def score(gap: float) -> float:
         """Tango's statistic for a true difference `gap`; `share` is the restricted estimate of the rows lost."""
@@ -226,11 +228,11 @@ def _tango(wins: int, losses: int, *, rows: int) -> tuple[float, float]:
             inside, outside = (middle, outside) if abs(score(middle)) < wanted else (inside, middle)
         return (inside + outside) / 2
 
-    return end(-1.0, Z_95), end(1.0, Z_95)
+    return end(-1.0, z), end(1.0, z)
 
 
-def _bootstrap_mean(values_N: Floats) -> tuple[float, float]:
-    """The 95 % interval of the mean of N rows drawn with replacement, 10,000 times.
+def _bootstrap_mean(values_N: Floats, confidence: float = 0.95) -> tuple[float, float]:
+    """The interval of the mean of N rows drawn with replacement, 10,000 times.
 
     Few distinct values (0/1 scores, their differences) are drawn as multinomial counts: the same law, faster.
     """
@@ -246,15 +248,17 @@ def _bootstrap_mean(values_N: Floats) -> tuple[float, float]:
         chunk = max(1, CELLS // rows)
         sizes = [min(chunk, RESAMPLES - start) for start in range(0, RESAMPLES, chunk)]
         means_R = np.concatenate([values_N[generator.integers(0, rows, (size, rows))].mean(axis=1) for size in sizes])
-    return _ends(means_R, rows)
+    return _ends(means_R, rows, confidence)
 
 
-def _ends(figures_R: Floats, rows: int) -> tuple[float, float]:
-    """The percentiles of resampled figures between which 95 % lie, moved out for few rows by what the bootstrap is too
-    narrow: to t with n - 1 degrees, times √(n/(n - 1)) (Hesterberg 2015, American Statistician 69:371-386, 3.5)."""
+def _ends(figures_R: Floats, rows: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The percentiles of resampled figures between which `confidence` lies, moved out for few rows by what the
+    bootstrap is too narrow: to t with n - 1 degrees, times √(n/(n - 1)) (Hesterberg 2015, American Statistician
+    69:371-386, 3.5)."""
     from scipy.special import ndtr, stdtrit
 
-    share = float(ndtr(-math.sqrt(rows / (rows - 1)) * stdtrit(rows - 1, 0.975))) if rows > 1 else 0.025
+    upper = (1 + confidence) / 2
+    share = float(ndtr(-math.sqrt(rows / (rows - 1)) * stdtrit(rows - 1, upper))) if rows > 1 else 1 - upper
     low, high = np.quantile(figures_R, (share, 1 - share))
     return float(low), float(high)
 

@@ -22,6 +22,7 @@ from tunesmith.facts import weights_sha256
 from tunesmith.model import Base, find_base, load_base
 from tunesmith.runs import is_run
 from tunesmith.serve.reply import Ask, stream_reply
+from tunesmith.store import find_folder
 
 Item = str | Reply | Exception
 Say = Callable[[str], None]
@@ -76,7 +77,8 @@ class ServedModels:
 
     @classmethod
     def load(cls, targets: Mapping[str, str], *, precision: str = "auto", say: Say = lambda text: None) -> ServedModels:
-        """Load name -> target, where a target is a folder of a run or an adapter, or a base's name or folder.
+        """Load name -> target, where a target is a folder of a run or an adapter, an alias, or a base's name or
+        folder.
 
         Raises InputError when a target is none of these, and ModelError when an adapter is pinned to another base or
         does not change its base's logits.
@@ -147,7 +149,7 @@ class ServedModels:
 
 def _resolve(target: str) -> Tuned:
     """The base, and the adapter on it, if any. Raises InputError for a run that is not finished."""
-    path = Path(target).expanduser()
+    path = find_folder(target)
     if is_run(path) or (path / "adapter_config.json").is_file():
         return find_tuned(path)
     return Tuned(str(path) if path.is_dir() else target, None, False)

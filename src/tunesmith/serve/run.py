@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from tunesmith.errors import InputError
 from tunesmith.serve.app import API_KEY_VARIABLE, create_app, is_loopback
@@ -30,22 +30,27 @@ def serve(models: ServedModels, *, host: str = LOOPBACK, port: int = 8600, ready
 
     Port 0 takes a free one. Raises InputError for a host or port that cannot be used.
     """
+    answer(create_app(models), host=host, port=port, ready=lambda url: ready(f"{url}/v1"))
+
+
+def answer(app: ASGIApp, *, host: str, port: int, ready: Callable[[str], None]) -> None:
+    """The same for any application; `ready` gets its address without a path."""
     listener = listen(host, port)
-    server = _server(create_app(models))
+    server = _server(app)
     with _ending(server):
         ready(_url(listener))
         server.run(sockets=[listener])
 
 
 @contextmanager
-def running(app: FastAPI, *, port: int = 0) -> Iterator[str]:
+def running(app: ASGIApp, *, port: int = 0) -> Iterator[str]:
     """The application on 127.0.0.1 in a thread of its own; gives the base URL (with /v1), and stops at the end."""
     listener = listen(LOOPBACK, port)
     server = _server(app)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="tunesmith-serve", daemon=True)
     thread.start()
     try:
-        yield _url(listener)
+        yield f"{_url(listener)}/v1"
     finally:
         server.should_exit = True
         thread.join()
@@ -74,7 +79,7 @@ def check_host(host: str) -> None:
         )
 
 
-def _server(app: FastAPI) -> uvicorn.Server:
+def _server(app: ASGIApp) -> uvicorn.Server:
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=GRACE_S
     )
@@ -83,7 +88,7 @@ def _server(app: FastAPI) -> uvicorn.Server:
 
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 @contextmanager

@@ -54,9 +54,12 @@ class Judge(Scorer):
             what = f"{contender.name} would judge its own replies."
             raise InputError(what, "Take another judge: models prefer what they wrote themselves.")
 
+    def of_first(self, rows: int) -> Scored:
+        return Scored([Score(TIE, "the others are compared with this contender")] * rows)
+
     def score_rows(self, asked: Asked) -> Scored:
         if asked.is_first and not asked.is_alone:
-            return Scored([Score(TIE, "the others are compared with this contender")] * len(asked.replies))
+            return self.of_first(len(asked.replies))
         if asked.is_alone:
             rivals, rival = [example.answer for example in asked.examples], "the expected answer"
         else:

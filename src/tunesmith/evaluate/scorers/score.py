@@ -85,6 +85,10 @@ class Scorer:
     def check_contender(self, contender: Contender) -> None:
         """Raise InputError when this contender cannot be scored, before anyone is asked."""
 
+    def of_first(self, rows: int) -> Scored | None:
+        """What the first of several contenders has, where the others are compared with it; None for most scorers."""
+        return None
+
     def score_rows(self, asked: Asked) -> Scored:
         scores = [self(example, reply) for example, reply in zip(asked.examples, asked.replies, strict=True)]
         return Scored(scores, self._aggregate(asked.examples, asked.replies) if self._aggregate else Aggregate())
