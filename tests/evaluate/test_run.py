@@ -38,7 +38,7 @@ def test_every_contender_is_asked_the_same_prompts_and_progress_names_it() -> No
         on_progress=lambda name, num_rows: heard.append((name, num_rows)),
     )
     assert first.asked == second.asked == [[example.prompt for example in EXAMPLES]]
-    assert heard == [("x", 9), ("y", 9)]
+    assert heard == [("x", 0), ("x", 9), ("y", 0), ("y", 9)]
 
 
 def test_the_summary_holds_means_latencies_and_tokens() -> None:

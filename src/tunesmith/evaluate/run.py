@@ -18,7 +18,7 @@ from tunesmith.evaluate.evaluation import Evaluation as Evaluation
 from tunesmith.evaluate.evaluation import prompt_text as prompt_text
 from tunesmith.evaluate.scorers.score import Aggregate, Asked, Scored, Scorer
 
-OnProgress = Callable[[str, int], None]  # (contender's name, rows just finished)
+OnProgress = Callable[[str, int], None]  # (contender's name, rows just finished; 0 when it begins)
 ALONE_ROWS, FEWEST_ALONE, ALONE_S = 8, 3, 5.0  # asked one at a time for their latency: fewer where that takes long
 
 
@@ -48,9 +48,10 @@ def evaluate(
     prompts = [example.prompt for example in examples]
     replies = []
     for contender in contenders:
-        got = contender.answer(
-            prompts, max_new_tokens=max_new_tokens, progress=_progress_of(contender.name, on_progress)
-        )
+        progress = _progress_of(contender.name, on_progress)
+        if progress:
+            progress(0)  # it begins: the time of its first batch counts
+        got = contender.answer(prompts, max_new_tokens=max_new_tokens, progress=progress)
         if len(got) != len(prompts):
             raise RunError(
                 f"{contender.name} gave {len(got)} replies to {len(prompts)} prompts.", "Nothing was scored."
