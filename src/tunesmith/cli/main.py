@@ -18,6 +18,7 @@ from tunesmith.cli.blind import blind
 from tunesmith.cli.chat import chat
 from tunesmith.cli.check import check
 from tunesmith.cli.data import data
+from tunesmith.cli.decide import decide
 from tunesmith.cli.demo import demo
 from tunesmith.cli.evaluate import evaluate
 from tunesmith.cli.generate import generate
@@ -40,7 +41,7 @@ from tunesmith.cli.train import train
 from tunesmith.errors import DataError, TunesmithError
 
 COMMANDS = (
-    check, advise, review, split, generate, augment, preview, init, import_, train, evaluate, memorise, regress,
+    check, advise, review, split, generate, augment, preview, init, import_, train, evaluate, decide, memorise, regress,
     blind, ship, rollback, serve, chat, merge, models, index, search, runs, demo,
 )  # fmt: skip
 GROUPS = (data,)
