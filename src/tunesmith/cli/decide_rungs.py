@@ -234,15 +234,13 @@ class Workshop:
         self._seconds = {"fixed": time.perf_counter() - start - metrics["step_seconds"], "each": each}
         self.given.state.values["training_seconds"] = self._seconds
         shutil.rmtree(probe)
-        return self._training_s(len(self.given.rows.train))
+        num_rows = len(self.given.rows.train)
+        return self._training_s(num_rows, epochs=usual_epochs(num_rows))
 
-    def _training_s(self, num_rows: int) -> float:
+    def _training_s(self, num_rows: int, *, epochs: int) -> float:
         """Fixed, each row and epoch, and two looks an epoch at the validation rows and two after, which read forward
         only: a third of the time."""
-        from tunesmith.train.settings import EPOCHS_BY_ROWS
-
         known = self._seconds or self.given.state.values["training_seconds"]
-        epochs = next((epochs for limit, epochs in EPOCHS_BY_ROWS if num_rows <= limit), 1)
         looked_at = (2 * epochs + 2) * len(self.given.rows.validation) / 3
         return float(known["fixed"] + (epochs * num_rows + looked_at) * known["each"])
 
@@ -254,22 +252,33 @@ class Workshop:
 
         train = self.given.rows.train
         if not (is_run(self._run_dir) and Run(self._run_dir).status["state"] == "finished"):
-            fitting = len(train)
-            while fitting > 0 and self._training_s(fitting) > seconds * 1.05:
-                fitting -= max(1, fitting // 50)
+            fitting, epochs = self._fitting(seconds)
             if fitting < min(FEWEST_TRAINED, len(train)):
                 raise Absent(f"{seconds:.0f} s would hold a training on {fitting} rows only")
             rows = spread_rows(train, fitting, seed=self.given.seed)
-            self._train(self._run_dir, rows, watched=self.given.rows.validation)
+            self._train(self._run_dir, rows, watched=self.given.rows.validation, epochs=epochs)
         run = Run(self._run_dir)
         trained = len((self.given.folder / "rows" / "fine-tune.jsonl").read_bytes().splitlines())
         metrics = run.status["metrics"]
-        notes = [f"Trained on {trained:,} of {len(train):,} rows, {metrics['steps']} steps."]
-        cut = f"trained on {trained:,} of {len(train):,} rows" if trained < len(train) else ""
+        epochs, usual = run.recipe["epochs"], usual_epochs(len(train))
+        told = f"trained on {trained:,} of {len(train):,} rows, {epochs} of {usual} epochs"
+        notes = [f"{told.capitalize()}, {metrics['steps']} steps."]
+        cut = told if trained < len(train) or epochs < usual else ""
         stop = Choice("step of the fine-tune", f"step {metrics['best_step']}", {}, ids_of(self.given.rows.validation))
         size = self.base_bytes + bytes_of(run.weights_dir)
         took_s = max(metrics["seconds"], metrics["step_seconds"])  # of the last start; the steps of all
         return Built(self._adapter(), size, setup_s=float(took_s), notes=notes, choices=[stop], cut=cut)
+
+    def _fitting(self, seconds: float) -> tuple[int, int]:
+        """Rows and epochs that fit into the seconds: a row seen once teaches more than another seen again, so epochs
+        are given up before rows."""
+        rows, limit_s = len(self.given.rows.train), 1.05 * seconds
+        epochs = usual_epochs(rows)
+        while epochs > 1 and self._training_s(rows, epochs=epochs) > limit_s:
+            epochs -= 1
+        while rows > 0 and self._training_s(rows, epochs=epochs) > limit_s:
+            rows -= max(1, rows // 50)
+        return rows, epochs
 
     def _adapter(self) -> Contender:
         from tunesmith.generate import AdapterContender
@@ -327,6 +336,12 @@ def task_of(examples: Sequence[Example]) -> Any:
     fields = {name: sorted(types) for name, types in form.fields.items()}
     own = own_prompt(examples) or ""
     return Task(own, form.labels, fields, form.required, (max(1, words[tenth]), max(1, words[-1 - tenth])))
+
+
+def usual_epochs(num_rows: int) -> int:
+    from tunesmith.train.settings import default_epochs
+
+    return default_epochs(num_rows)
 
 
 def spread_rows(rows: Sequence[Example], count: int, *, seed: int) -> list[Example]:

@@ -147,8 +147,12 @@ def _pick(asked: Any, value: Any, reason: str) -> tuple[Any, str]:
 
 
 def _epochs(num_rows: int) -> tuple[int, str]:
-    epochs = next((epochs for limit, epochs in EPOCHS_BY_ROWS if num_rows <= limit), 1)
-    return epochs, f"{num_rows:,} rows"
+    return default_epochs(num_rows), f"{num_rows:,} rows"
+
+
+def default_epochs(num_rows: int) -> int:
+    """The fewer rows, the more often they are seen."""
+    return next((epochs for limit, epochs in EPOCHS_BY_ROWS if num_rows <= limit), 1)
 
 
 def _threads(machine: Hardware) -> tuple[int, str]:
