@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith.retrieve.chunks import Chunk, count_words, split_document
-from tunesmith.retrieve.documents import Document, Section
+from tunesmith.retrieve.section import Document, Section
 
 PIECES = ["word ", "A sentence. ", "Zwei Sätze! ", "\n", "\n\n", " \n \n ", "x" * 90, " ", "漢字。", "ไทย", "½\u00a0"]
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=60).map("".join)

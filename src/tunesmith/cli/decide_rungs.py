@@ -30,6 +30,7 @@ SHOTS = 8
 CHOOSING_ROWS = 40  # validation rows that each drafted prompt is asked
 PROBE_ROWS, PROBE_WATCHED = 32, 4  # of the training that tells how long a training takes
 FEWEST_TRAINED = 32
+CUT_BATCH_ROWS = 8  # of a training that is cut short: twice the steps in little more time
 PASSAGE_WORDS = 180
 DRAFTS = 5  # prompts asked on the choosing rows, the user's own among them; longer ones take longer
 
@@ -97,11 +98,12 @@ class Workshop:
         offers["few-shot nearest"] = Offer("few-shot nearest", lambda seconds: self._few_shot(nearest=True))
         offers["fine-tune"] = Offer("fine-tune", self._tuned, setup_s=self._tuned_s, shrinks=True)
         if self.given.docs:
-            offers["retrieval"] = Offer("retrieval", self._retrieval, setup_s=self._index_s, answers_like="few-shot")
-            both = ("fine-tune", "retrieval")
+            like = "few-shot nearest"  # what stands before the question is another in every row
+            offers["retrieval"] = Offer("retrieval", self._retrieval, setup_s=self._index_s, answers_like=like)
             offers["fine-tune + retrieval"] = Offer(
-                "fine-tune + retrieval", self._both, setup_s=lambda row_s: 0.0, answers_like="few-shot", needs=both
-            )
+                "fine-tune + retrieval", self._both, setup_s=lambda row_s: 0.0, answers_like=like,
+                needs=("fine-tune", "retrieval"),
+            )  # fmt: skip
         else:
             out["retrieval"] = out["fine-tune + retrieval"] = "no documents were given (--docs)"
         return offers, out
@@ -256,7 +258,9 @@ class Workshop:
             if fitting < min(FEWEST_TRAINED, len(train)):
                 raise Absent(f"{seconds:.0f} s would hold a training on {fitting} rows only")
             rows = spread_rows(train, fitting, seed=self.given.seed)
-            self._train(self._run_dir, rows, watched=self.given.rows.validation, epochs=epochs)
+            is_cut = fitting < len(train) or epochs < usual_epochs(len(train))
+            steps = {"batch_size": CUT_BATCH_ROWS} if is_cut else {}
+            self._train(self._run_dir, rows, watched=self.given.rows.validation, epochs=epochs, **steps)
         run = Run(self._run_dir)
         trained = len((self.given.folder / "rows" / "fine-tune.jsonl").read_bytes().splitlines())
         metrics = run.status["metrics"]
@@ -286,7 +290,7 @@ class Workshop:
         return AdapterContender("fine-tune", self.base, self._run_dir / "adapter")
 
     def _train(
-        self, out: Path, rows: Sequence[Example], *, watched: Sequence[Example], epochs: int | None = None
+        self, out: Path, rows: Sequence[Example], *, watched: Sequence[Example], **settings: int
     ) -> dict[str, Any]:
         """Its data are files in the decision's folder, the same for the same rows: so a training is found again."""
         from tunesmith.cli.train import show_training
@@ -299,8 +303,7 @@ class Workshop:
             path.write_text("".join(f"{example.to_json()}\n" for example in examples), encoding="utf-8")
         data, validation = map(str, files)
         values: Mapping[str, Any] = {"data": data, "validation": validation, "base": self.given.base_name}
-        given = {"epochs": epochs} if epochs else {}
-        recipe = recipe_from({**values, "seed": self.given.seed, **given}, source="the decision")
+        recipe = recipe_from({**values, "seed": self.given.seed, **settings}, source="the decision")
         _, metrics = show_training(self.given.output, recipe, out=out, base=self.base)
         return metrics
 

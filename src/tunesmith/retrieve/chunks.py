@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tunesmith.retrieve.documents import Document
+from tunesmith.retrieve.section import Document
 
 MAX_WORD_CHARS = 40  # a longer run without a space (a link, a key) counts as several words
 # Scripts without spaces: each character is a word here.

@@ -17,6 +17,7 @@ from typing import Any
 
 from tunesmith.chat import Example, parse_row, shape_of
 from tunesmith.errors import DataError, InputError, Problem
+from tunesmith.retrieve.section import Document, Section
 
 MIB = 1 << 20
 KINDS = {
@@ -27,27 +28,6 @@ MAX_BYTES = {"markdown": 50 * MIB, "text": 50 * MIB, "html": 20 * MIB, "pdf": 20
 ID_KEYS = ("id", "doc_id", "_id", "document_id", "docid")
 TEXT_KEYS = ("text", "content", "contents", "body")
 MAX_LINE_BYTES = 20 * MIB
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """Text under one heading; `titles` are the headings above it, the top one first."""
-
-    titles: tuple[str, ...]
-    text: str
-    pages: tuple[tuple[int, int], ...] = ()  # of a PDF: (character where it begins, page), ascending
-
-    def page_at(self, position: int) -> int | None:
-        return next((page for start, page in reversed(self.pages) if start <= position), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One thing a question can name. Of a training example the `question` is searched and the text is its answer."""
-
-    id: str
-    sections: tuple[Section, ...]
-    question: str = ""
 
 
 @dataclass(frozen=True, slots=True)

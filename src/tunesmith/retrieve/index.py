@@ -18,8 +18,9 @@ import numpy as np
 from tunesmith.errors import DataError, InputError, Problem
 from tunesmith.retrieve import shelf
 from tunesmith.retrieve.chunks import split_document
-from tunesmith.retrieve.documents import Document, Listing, list_files, read_documents
+from tunesmith.retrieve.documents import Listing, list_files, read_documents
 from tunesmith.retrieve.encoder import INSTALL, Encoder, Vectors
+from tunesmith.retrieve.section import Document
 from tunesmith.retrieve.shelf import Dense, Manifest, Settings
 from tunesmith.retrieve.terms import detect_language, make_terms
 

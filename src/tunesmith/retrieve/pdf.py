@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import DataError, InputError, Problem
-from tunesmith.retrieve.documents import Section
+from tunesmith.retrieve.section import Section
 
 MAX_PAGES = 5_000
 MAX_PAGE_CHARS = 1_000_000  # a page of a book has 3,000

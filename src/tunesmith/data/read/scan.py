@@ -133,7 +133,8 @@ class _Skimmer:
         # A key that comes twice has more; so does an escaped one, which takes a closer count.
         if raw.count(b'"') != 2 * num_strings and unescaped_quotes(raw) != 2 * num_strings:
             return False
-        self.add(line, tuple(parts))
+        self.lines.append(line)
+        self.hashes.append(hash(tuple(parts)))
         return True
 
     def _is_good(self, order: tuple[str, ...]) -> bool:

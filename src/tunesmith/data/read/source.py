@@ -116,17 +116,18 @@ class Source:
     def _lines(self, stream: Stream) -> Iterator[Row]:
         while raw := stream.readline(MAX_LINE_BYTES + 1):
             self.num_lines += 1
-            if len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
-                while (piece := stream.readline(BUFFER_BYTES)) and not piece.endswith(b"\n"):
-                    pass
-                what = f"the line is longer than {MAX_LINE_BYTES >> 20} MiB."
-                yield Row(self.num_lines, None, None, Fault("broken_json", what, OBJECT_TODO, 1))
-                continue
-            if raw.startswith(BOM):  # also later in the file: files glued together
-                self.noted["bom"].append(self.num_lines)
-                raw = raw[len(BOM) :]
-            if raw.endswith((b"\r\n", b"\r")):
-                self.noted["crlf"].append(self.num_lines)
+            if raw[:1] != b"{" or raw[-2:] != b"}\n":  # as nearly all lines begin and end
+                if len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
+                    while (piece := stream.readline(BUFFER_BYTES)) and not piece.endswith(b"\n"):
+                        pass
+                    what = f"the line is longer than {MAX_LINE_BYTES >> 20} MiB."
+                    yield Row(self.num_lines, None, None, Fault("broken_json", what, OBJECT_TODO, 1))
+                    continue
+                if raw.startswith(BOM):  # also later in the file: files glued together
+                    self.noted["bom"].append(self.num_lines)
+                    raw = raw[len(BOM) :]
+                if raw.endswith((b"\r\n", b"\r")):
+                    self.noted["crlf"].append(self.num_lines)
             is_long = len(raw) > LONG_BYTES
             if self.skim and not is_long and self.skim(self.num_lines, raw):
                 continue
