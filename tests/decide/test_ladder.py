@@ -174,6 +174,14 @@ def test_what_the_budget_does_not_hold_is_named_with_its_time_and_what_is_put_to
     assert list(plan.order) == ["prompt", "fine-tune"]
 
 
+def test_rather_than_leave_the_prompt_alone_fewer_rows_are_asked() -> None:
+    row_s = {"prompt": 0.8, "few-shot": 1.1, "few-shot nearest": 2.9, "fine-tune": 0.8}
+    plan = plan_of(row_s, {"fine-tune": 2500.0}, left_s=250.0, num_test=200)
+    assert set(plan.order) == {"prompt", "few-shot", "fine-tune"}
+    assert 30 <= plan.num_rows < 100
+    assert sum(plan.seconds.values()) <= 250
+
+
 def test_a_larger_budget_measures_what_was_left_out_on_the_same_rows(tmp_path: Path) -> None:
     dear = Offer("retrieval", lambda seconds: Built(Scripted("retrieval", right)), setup_s=lambda row_s: 100.0)
     offers = {"prompt": offer(Scripted("prompt", right)), "retrieval": dear}
