@@ -11,7 +11,8 @@ from tests.evaluate.contenders import Fixed, label_example
 from tunesmith.chat import Message
 from tunesmith.contender import Reply
 from tunesmith.errors import InputError
-from tunesmith.evaluate.run import Evaluation, evaluate
+from tunesmith.evaluate.evaluation import Evaluation
+from tunesmith.evaluate.run import evaluate
 from tunesmith.evaluate.scorers import make_scorer
 from tunesmith.evaluate.scorers.judge import Judge, read_verdict
 

@@ -160,6 +160,16 @@ def test_one_contender_alone_is_shown_without_a_baseline() -> None:
     assert "Exact match" in read(render_report(report)).text
 
 
+def test_only_what_was_tuned_is_called_so() -> None:
+    contenders = [Fixed("base:x", ["a"] * 2), Fixed("fewshot:x:4", ["b"] * 2)]
+    rows = [label_example("one", "a"), label_example("two", "b")]
+    found = evaluate(rows, contenders, scorers={"exact": make_scorer("exact")}, max_new_tokens=4)
+    html = render_report({"title": "t", "evaluation": found.as_dict(), "main_scorer": "exact"})
+    assert 'class="badge base"' in html
+    assert 'class="badge tuned"' not in html
+    assert 'class="badge tuned"' in render_report(full_report())
+
+
 def test_a_long_reply_is_clipped_and_says_so() -> None:
     report = full_report()
     report["evaluation"]["disagreements"][0]["replies"]["tuned"] = "x" * 5_000

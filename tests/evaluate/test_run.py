@@ -14,8 +14,9 @@ from tests.evaluate.contenders import Fixed, label_example
 from tunesmith.chat import Example, Message
 from tunesmith.contender import FewShotContender, Reply
 from tunesmith.errors import InputError, RunError
+from tunesmith.evaluate.evaluation import Evaluation, prompt_text
 from tunesmith.evaluate.mistakes import telling_rows
-from tunesmith.evaluate.run import Evaluation, evaluate, prompt_text, time_alone
+from tunesmith.evaluate.run import evaluate, time_alone
 from tunesmith.evaluate.scorers import make_scorer
 
 EXAMPLES = [label_example(f"question {number}", "abc"[number % 3]) for number in range(9)]

@@ -17,7 +17,7 @@ from tunesmith.cli.output import JsonFlag, Output
 if TYPE_CHECKING:
     from tunesmith.chat import Example
     from tunesmith.contender import Contender
-    from tunesmith.evaluate.run import Evaluation
+    from tunesmith.evaluate.evaluation import Evaluation
     from tunesmith.evaluate.scorers import Scorer
 
 

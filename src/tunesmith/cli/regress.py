@@ -114,10 +114,10 @@ def show_regression(output: Output, found: Regression) -> None:
 def _base_line(tuned: str, base: str | None) -> str:
     from tunesmith.adapter import find_tuned
     from tunesmith.errors import InputError
-    from tunesmith.specs import HEADS, parse_spec
+    from tunesmith.specs import is_spec, parse_spec
 
     if base is not None:
-        return base if base.partition(":")[0] in HEADS else f"base:{base}"
+        return base if is_spec(base) else f"base:{base}"
     spec = parse_spec(tuned)
     found = find_tuned(Path(spec.target)) if spec.kind == "adapter" else None
     if found is None or found.adapter is None:  # a whole model does not say what it was made of

@@ -53,6 +53,11 @@ class Cast:
         kinds = {self.floor.get("name"): "floor", self.baseline: "base", self.tuned: "tuned"}
         return kinds.get(name, "other")
 
+    def is_named(self, name: str) -> bool:
+        """Whether a contender is what its kind says: its place gives it a colour, and nothing more."""
+        starts = {"tuned": ("tuned", "adapter:"), "base": ("base",), "floor": ("",), "other": ()}
+        return name.startswith(starts[self.kind(name)])
+
     def score(self, name: str | None, scorer: str | None) -> Mapping[str, float] | None:
         if name is None or scorer is None:
             return None

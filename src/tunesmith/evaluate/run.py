@@ -1,7 +1,7 @@
 """The evaluation: the same prompts to every contender, every reply scored, a few asked alone for their latency.
 
 Not here: how contenders answer (contender, generate), what was found (evaluation), words (verdict), pages (report).
-Called by cli.evaluate and cli.train.
+Called by cli.evaluate, whose pieces the demo uses too.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from dataclasses import replace
 from tunesmith.chat import Example, label_set
 from tunesmith.contender import Contender, Reply, innermost, layers
 from tunesmith.errors import InputError, RunError
-from tunesmith.evaluate.evaluation import Answers as Answers
-from tunesmith.evaluate.evaluation import Evaluation as Evaluation
-from tunesmith.evaluate.evaluation import prompt_text as prompt_text
+from tunesmith.evaluate.evaluation import Answers, Evaluation, prompt_text
 from tunesmith.evaluate.scorers.score import Aggregate, Asked, Scored, Scorer
 
 OnProgress = Callable[[str, int], None]  # (contender's name, rows just finished; 0 when it begins)

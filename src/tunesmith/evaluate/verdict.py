@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith.evaluate.run import Evaluation
+from tunesmith.evaluate.evaluation import Evaluation
 from tunesmith.evaluate.stats import Difference, minimum_detectable_difference
 
 SIGNIFICANT = 0.05

@@ -130,7 +130,7 @@ class _Skimmer:
                 elif type(extra) is not int and extra is not turns:
                     return False
             num_strings += len(value) - 1
-        # A key that comes twice has more; so does an escaped one, which takes a closer count.
+        # A key that comes twice adds quotes; so does an escaped quote in a text, which takes a closer count.
         if raw.count(b'"') != 2 * num_strings and unescaped_quotes(raw) != 2 * num_strings:
             return False
         self.lines.append(line)
