@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import zstandard
@@ -306,6 +307,9 @@ ODD_LINES = st.sampled_from(
         b'{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"\\"\\\\"}],"weight":0}',
         b'{"messages":[{"role":"user","content":"a"},{"role":"system","content":"b"}]}',
         b'{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b","weight":0}]}',
+        b'{"messages":[{"role":"user","content":"\\ud800"},{"role":"assistant","content":"b"}]}',
+        b'{"messages":[{"role":"user","content":"\xed\xa0\x80"},{"role":"assistant","content":"b"}]}',
+        b'{"messages":[{"role":"user","content":"a\tb"},{"role":"assistant","content":"b"}]}',
         b'{"messages":[]}',
         b'{"messages":[{"role":"tool","content":"a"},{"role":"assistant","content":"b"}],"chosen":1,"rejected":2}',
         b"[]",
@@ -317,11 +321,12 @@ ODD_LINES = st.sampled_from(
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(ODD_LINES, max_size=8))
-def test_a_scan_judges_every_line_as_load_does(tmp_path: Path, lines: list[bytes]) -> None:
+@given(st.lists(ODD_LINES, max_size=8), st.sampled_from([0, 100]))
+def test_a_scan_judges_every_line_as_load_does(tmp_path: Path, lines: list[bytes], max_misses: int) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(JSONL + b"\n".join(lines))
-    scanned, loaded = scan(path), load(path)
+    with mock.patch("tunesmith.data.read.scan.MAX_MISSES", max_misses):
+        scanned, loaded = scan(path), load(path)
     assert (list(scanned.lines), scanned.problems) == ([row.line for row in loaded.examples], loaded.problems)
     assert scanned.notes == loaded.notes
     same = {row.line: (row.example.messages, row.example.rejected) for row in loaded.examples}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 
 from tunesmith.chat import Example
@@ -22,6 +23,7 @@ from tunesmith.turns import ROLES
 
 CHAT_ROLES = frozenset(ROLES) - {"tool"}
 INSTRUCTIONS = frozenset({"system", "developer"})
+MAX_MISSES = 100  # lines that are not plain rows, before lines are no longer tried as one
 LOOKED_AT = frozenset({"weight", "tools", "chosen", "rejected", "preferred_output", "non_preferred_output"})
 
 
@@ -87,12 +89,27 @@ def scan(path: str | Path, *, format: str | None = None, map: Mapping[str, str] 
     )
 
 
+class _Turn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    role: str
+    content: str
+
+
+class _PlainRow(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A chat row with nothing but turns of a role and a text."""
+
+    messages: list[_Turn]
+
+
+PLAIN_ROWS = msgspec.json.Decoder(_PlainRow)
+
+
 class _Skimmer:
     """Takes the lines that are certainly good chat, which are nearly all, in half the time of a closer look."""
 
     def __init__(self) -> None:
         self.lines, self.hashes = array("Q"), array("q")
         self.good_orders: set[tuple[str, ...]] = set()
+        self.misses = 0
 
     def add(self, line: int, parts: tuple[Any, ...]) -> None:
         self.lines.append(line)
@@ -100,7 +117,34 @@ class _Skimmer:
 
     def take(self, line: int, raw: bytes) -> bool:
         """Whether the line was taken; False asks for a closer look. It is what `decode_fast`, `parse_row` and `add`
-        do with turns of a role and a text, and nothing else but the simplest values beside them."""
+        do with turns of a role and a text."""
+        if self.misses > MAX_MISSES:
+            return self._take_with_extras(line, raw)
+        try:
+            turns = PLAIN_ROWS.decode(raw).messages
+        except ValueError:
+            self.misses += 1
+            return self._take_with_extras(line, raw)
+        parts: list[str] = []
+        for turn in turns:
+            content = turn.content
+            if not content or content.isspace():
+                return False
+            parts.append(turn.role)
+            parts.append(content)
+        order = tuple(parts[::2])
+        if order not in self.good_orders and not self._is_good(order):
+            return False
+        # A key that comes twice adds quotes; so does an escaped quote in a text, which takes a closer count.
+        num_quotes = 2 + 4 * len(parts)
+        if raw.count(b'"') != num_quotes and (b"\\" not in raw or unescaped_quotes(raw) != num_quotes):
+            return False
+        self.lines.append(line)
+        self.hashes.append(hash(tuple(parts)))
+        return True
+
+    def _take_with_extras(self, line: int, raw: bytes) -> bool:
+        """The same, where the simplest values may stand beside the turns."""
         try:
             value = orjson.loads(raw)
             turns = value["messages"]
@@ -130,7 +174,6 @@ class _Skimmer:
                 elif type(extra) is not int and extra is not turns:
                     return False
             num_strings += len(value) - 1
-        # A key that comes twice adds quotes; so does an escaped quote in a text, which takes a closer count.
         if raw.count(b'"') != 2 * num_strings and unescaped_quotes(raw) != 2 * num_strings:
             return False
         self.lines.append(line)
