@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tunesmith.decide.ladder import Built, Offer, Score
     from tunesmith.decide.rows import Rows
     from tunesmith.decide.state import State
+    from tunesmith.decide.training import Extent
     from tunesmith.model import Base
     from tunesmith.retrieve.search import Index
 
@@ -30,7 +31,6 @@ SHOTS = 8
 CHOOSING_ROWS = 40  # validation rows that each drafted prompt is asked
 PROBE_ROWS, PROBE_WATCHED = 32, 4  # of the training that tells how long a training takes
 FEWEST_TRAINED = 32
-CUT_BATCH_ROWS = 8  # of a training that is cut short: twice the steps in little more time
 PASSAGE_WORDS = 180
 DRAFTS = 5  # prompts asked on the choosing rows, the user's own among them; longer ones take longer
 
@@ -54,7 +54,6 @@ class Workshop:
 
     def __init__(self, fields: Fields) -> None:
         self.given = fields
-        self._seconds: dict[str, float] = {}  # of a training: fixed, and for each row and epoch
 
     @cached_property
     def base(self) -> Base:
@@ -222,6 +221,7 @@ class Workshop:
 
     def _tuned_s(self, row_s: float) -> float:
         """From a small training on a few rows, which is thrown away."""
+        from tunesmith.decide.training import Extent, Pace
         from tunesmith.runs import Run, is_run
 
         if is_run(self._run_dir) and Run(self._run_dir).status["state"] == "finished":
@@ -230,80 +230,69 @@ class Workshop:
         shutil.rmtree(probe, ignore_errors=True)  # of a start that was cut off here
         start = time.perf_counter()
         self.given.output.say(f"A training on {PROBE_ROWS} rows, to see how long one takes:")
-        few = self.given.rows.validation[:PROBE_WATCHED]
-        metrics = self._train(probe, self.given.rows.train[:PROBE_ROWS], watched=few, epochs=1)
+        metrics = self._train(probe, Extent(PROBE_ROWS, 1, PROBE_WATCHED))
         each = metrics["step_seconds"] / min(PROBE_ROWS, len(self.given.rows.train))
-        self._seconds = {"fixed": time.perf_counter() - start - metrics["step_seconds"], "each": each}
-        self.given.state.values["training_seconds"] = self._seconds
+        fixed = time.perf_counter() - start - metrics["step_seconds"]
         shutil.rmtree(probe)
-        num_rows = len(self.given.rows.train)
-        return self._training_s(num_rows, epochs=usual_epochs(num_rows))
+        self.given.state.values["training_seconds"] = {"fixed": fixed, "each": each}
+        return self._whole.seconds(Pace(fixed, each))
 
-    def _training_s(self, num_rows: int, *, epochs: int) -> float:
-        """Fixed, each row and epoch, and two looks an epoch at the validation rows and two after, which read forward
-        only: a third of the time."""
-        known = self._seconds or self.given.state.values["training_seconds"]
-        looked_at = (2 * epochs + 2) * len(self.given.rows.validation) / 3
-        return float(known["fixed"] + (epochs * num_rows + looked_at) * known["each"])
+    @property
+    def _whole(self) -> Extent:
+        """The training that `tunesmith train` would make of these rows."""
+        from tunesmith.decide.training import Extent
+
+        num_rows = len(self.given.rows.train)
+        return Extent(num_rows, usual_epochs(num_rows), len(self.given.rows.validation))
 
     def _tuned(self, seconds: float) -> Built:
         """A training on as many rows as fit into the seconds; one that was cut off goes on."""
         from tunesmith.decide.ladder import Absent, Built
         from tunesmith.decide.rows import Choice, ids_of
+        from tunesmith.decide.training import Pace, extent_within
         from tunesmith.runs import Run, is_run
 
-        train = self.given.rows.train
+        whole = self._whole
         if not (is_run(self._run_dir) and Run(self._run_dir).status["state"] == "finished"):
-            fitting, epochs = self._fitting(seconds)
-            if fitting < min(FEWEST_TRAINED, len(train)):
-                raise Absent(f"{seconds:.0f} s would hold a training on {fitting} rows only")
-            rows = spread_rows(train, fitting, seed=self.given.seed)
-            is_cut = fitting < len(train) or epochs < usual_epochs(len(train))
-            steps = {"batch_size": CUT_BATCH_ROWS} if is_cut else {}
-            self._train(self._run_dir, rows, watched=self.given.rows.validation, epochs=epochs, **steps)
+            extent = extent_within(seconds, whole, pace=Pace(**self.given.state.values["training_seconds"]))
+            if extent.rows < min(FEWEST_TRAINED, whole.rows):
+                raise Absent(f"{seconds:.0f} s would hold a training on {extent.rows} rows only")
+            self._train(self._run_dir, extent)
         run = Run(self._run_dir)
-        trained = len((self.given.folder / "rows" / "fine-tune.jsonl").read_bytes().splitlines())
-        metrics = run.status["metrics"]
-        epochs, usual = run.recipe["epochs"], usual_epochs(len(train))
-        told = f"trained on {trained:,} of {len(train):,} rows, {epochs} of {usual} epochs"
+        trained, watched = (len(path.read_bytes().splitlines()) for path in self._row_files(self._run_dir))
+        metrics, epochs = run.status["metrics"], run.recipe["epochs"]
+        told = f"trained on {trained:,} of {whole.rows:,} rows, {epochs} of {whole.epochs} epochs"
         notes = [f"{told.capitalize()}, {metrics['steps']} steps."]
-        cut = told if trained < len(train) or epochs < usual else ""
-        stop = Choice("step of the fine-tune", f"step {metrics['best_step']}", {}, ids_of(self.given.rows.validation))
+        cut = told if trained < whole.rows or epochs < whole.epochs else ""
+        seen = ids_of(self.given.rows.validation[:watched])
+        stop = Choice("step of the fine-tune", f"step {metrics['best_step']}", {}, seen)
         size = self.base_bytes + bytes_of(run.weights_dir)
         took_s = max(metrics["seconds"], metrics["step_seconds"])  # of the last start; the steps of all
         return Built(self._adapter(), size, setup_s=float(took_s), notes=notes, choices=[stop], cut=cut)
-
-    def _fitting(self, seconds: float) -> tuple[int, int]:
-        """Rows and epochs that fit into the seconds: a row seen once teaches more than another seen again, so epochs
-        are given up before rows."""
-        rows, limit_s = len(self.given.rows.train), 1.05 * seconds
-        epochs = usual_epochs(rows)
-        while epochs > 1 and self._training_s(rows, epochs=epochs) > limit_s:
-            epochs -= 1
-        while rows > 0 and self._training_s(rows, epochs=epochs) > limit_s:
-            rows -= max(1, rows // 50)
-        return rows, epochs
 
     def _adapter(self) -> Contender:
         from tunesmith.generate import AdapterContender
 
         return AdapterContender("fine-tune", self.base, self._run_dir / "adapter")
 
-    def _train(
-        self, out: Path, rows: Sequence[Example], *, watched: Sequence[Example], **settings: int
-    ) -> dict[str, Any]:
+    def _row_files(self, out: Path) -> tuple[Path, Path]:
+        """The rows a training in `out` learns from, and those it watches."""
+        folder = self.given.folder / "rows"
+        return folder / f"{out.name}.jsonl", folder / f"{out.name}-validation.jsonl"
+
+    def _train(self, out: Path, extent: Extent) -> dict[str, Any]:
         """Its data are files in the decision's folder, the same for the same rows: so a training is found again."""
         from tunesmith.cli.train import show_training
         from tunesmith.recipe import recipe_from
 
-        folder = self.given.folder / "rows"
-        folder.mkdir(exist_ok=True)
-        files = {folder / f"{out.name}.jsonl": rows, folder / f"{out.name}-validation.jsonl": watched}
-        for path, examples in files.items():
-            path.write_text("".join(f"{example.to_json()}\n" for example in examples), encoding="utf-8")
-        data, validation = map(str, files)
-        values: Mapping[str, Any] = {"data": data, "validation": validation, "base": self.given.base_name}
-        recipe = recipe_from({**values, "seed": self.given.seed, **settings}, source="the decision")
+        data, validation = self._row_files(out)
+        data.parent.mkdir(exist_ok=True)
+        learned = spread_rows(self.given.rows.train, extent.rows, seed=self.given.seed)
+        for path, rows in ((data, learned), (validation, self.given.rows.validation[: extent.watched])):
+            path.write_text("".join(f"{example.to_json()}\n" for example in rows), encoding="utf-8")
+        values: Mapping[str, Any] = {"data": str(data), "validation": str(validation), "base": self.given.base_name}
+        values = {**values, "seed": self.given.seed, "epochs": extent.epochs, **extent.settings}
+        recipe = recipe_from(values, source="the decision")
         _, metrics = show_training(self.given.output, recipe, out=out, base=self.base)
         return metrics
 
