@@ -32,10 +32,10 @@ class _RoomyLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
             self.rooms = [new.new_empty(*new.shape[:-2], 0, new.shape[-1]) for new in (key_states, value_states)]
         if end > self.rooms[0].shape[-2]:
-            self.rooms = [
-                torch.nn.functional.pad(room[..., :length, :], (0, 0, 0, end - length + self.ROOM))
-                for room in self.rooms
-            ]
+            larger = [room.new_empty(*room.shape[:-2], end + self.ROOM, room.shape[-1]) for room in self.rooms]
+            for room, old in zip(larger, self.rooms, strict=True):
+                room[..., :length, :] = old[..., :length, :]
+            self.rooms = larger
         for room, new in zip(self.rooms, (key_states, value_states), strict=True):
             room[..., length:end, :] = new
         self.keys, self.values = (room[..., :end, :] for room in self.rooms)

@@ -19,7 +19,7 @@ def test_epochs_are_given_up_before_rows_and_the_watched_rows_first() -> None:
 
 
 def test_long_rows_leave_a_training_and_not_only_its_watching() -> None:
-    """Two hundred seconds of rows that take a second each: watching a hundred of them three times would take them all."""
+    """Rows that take a second each: looking at a hundred of them four times would take the two hundred seconds."""
     extent = extent_within(200, WHOLE, pace=Pace(20.0, 1.0))
     assert extent.rows > 150
 

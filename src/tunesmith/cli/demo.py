@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 SCORERS = ("exact", "label", "contains")
 LISTED, PLAIN, FLOOR, TUNED = "base + list of labels", "base, the task's prompt", "tf-idf + linear svm", "tuned"
 FULL_SET_FLOOR = "84 % when it learns from twice the rows (2,002)"
-FAST_ROWS = (770, 154)  # training and test rows with --fast: 10 and 2 for each intent; trained once, not three times
+# Two passes at this rate end at a lower validation loss (0.172) than three at the automatic one (0.198).
+RECIPE = {"epochs": 2, "learning_rate": 3.3e-3, "validations_per_epoch": 1}
+FAST_RECIPE = {"epochs": 1, "batch_size": 8}  # few rows: smaller steps, more of them
+FAST_ROWS = (770, 154)  # training and test rows with --fast: 10 and 2 for each intent; trained on once
 
 
 @dataclass(slots=True)
@@ -67,9 +70,7 @@ def demo(
         f"{base.name}: {facts.num_parameters / 1e6:.0f} M parameters, sha256 {base.sha256[:16]}, in {facts.path}"
     )
     show = _look_at_data(output, base, fast=fast, started=started)
-    # few rows: smaller steps, more of them
-    hurry = {"epochs": 1, "batch_size": 8} if fast else {"validations_per_epoch": 1}
-    recipe = recipe_from({"data": str(show.train_file), **hurry}, source="the demo")
+    recipe = recipe_from({"data": str(show.train_file), **(FAST_RECIPE if fast else RECIPE)}, source="the demo")
     before = _measure_base(show)
     job, metrics = _train(show, recipe, out=out)
     evaluation = _measure_tuned(show, before, job=job)

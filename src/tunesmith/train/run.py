@@ -28,7 +28,7 @@ from tunesmith.runs import Run
 from tunesmith.train import trackers
 from tunesmith.train.budget import within_budget
 from tunesmith.train.checkpoint import Progress, sync_folder
-from tunesmith.train.loop import Interrupted, Watch, fit, mean_nll
+from tunesmith.train.loop import Interrupted, Watch, fit
 from tunesmith.train.memory import is_out_of_memory, keep_freed_memory, shortage
 from tunesmith.train.meter import peak_in_words
 from tunesmith.train.preflight import check_layout, check_vocabulary
@@ -147,14 +147,13 @@ def train(
             watch=watch,
             stop_asked=stop_asked,
         )
-        loss = mean_nll(model, plan.validation, micro_batch_tokens=settings.micro_batch_tokens, share=share)
         seconds = time.perf_counter() - start
         weights_dir = _publish(run, model, base=base, method=settings.method)
         say(f"Checking the saved {weights_dir.name} in a fresh process.")
         run.set_status("proving")
-        run.write_json("claim.json", _claim(base, settings, loss))
+        run.write_json("claim.json", _claim(base, settings, progress))
         checks = prove(run)
-        metrics = _last_metrics(run, progress) | {"validation_loss": loss, "seconds": seconds}
+        metrics = _last_metrics(run, progress) | {"seconds": seconds}
         sha256 = {f"{weights_dir.name}_sha256": weights_sha256(weights_dir)}
         run.set_status("finished", metrics=metrics, proof=checks, **sha256)
         return metrics
@@ -221,6 +220,7 @@ def _last_metrics(run: Run, progress: Progress) -> dict[str, Any]:
         "tokens_trained": progress.tokens_trained,
         "tokens_computed": progress.tokens_computed,
         "step_seconds": progress.seconds,
+        "validation_loss": progress.best_loss,
     }
 
 
@@ -241,7 +241,7 @@ def _publish(run: Run, model: Any, *, base: Base, method: str) -> Path:
     return final
 
 
-def _claim(base: Base, settings: Settings, loss: float) -> dict[str, Any]:
+def _claim(base: Base, settings: Settings, progress: Progress) -> dict[str, Any]:
     """What the fresh process has to find again."""
     return {
         "base": base.name,
@@ -253,7 +253,7 @@ def _claim(base: Base, settings: Settings, loss: float) -> dict[str, Any]:
         "max_length": settings.max_length,
         "micro_batch_tokens": settings.micro_batch_tokens,
         "share": settings.share,
-        "validation_loss": loss,
+        "validation_loss": progress.best_loss,
     }
 
 

@@ -132,16 +132,7 @@ class _Skimmer:
                 return False
             parts.append(turn.role)
             parts.append(content)
-        order = tuple(parts[::2])
-        if order not in self.good_orders and not self._is_good(order):
-            return False
-        # A key that comes twice adds quotes; so does an escaped quote in a text, which takes a closer count.
-        num_quotes = 2 + 4 * len(parts)
-        if raw.count(b'"') != num_quotes and (b"\\" not in raw or unescaped_quotes(raw) != num_quotes):
-            return False
-        self.lines.append(line)
-        self.hashes.append(hash(tuple(parts)))
-        return True
+        return self._keep(line, raw, parts, 1 + 2 * len(parts))
 
     def _take_with_extras(self, line: int, raw: bytes) -> bool:
         """The same, where the simplest values may stand beside the turns."""
@@ -155,29 +146,28 @@ class _Skimmer:
                     return False
                 parts.append(turn["role"])
                 parts.append(content)
-            order = tuple(parts[::2])
-            if order not in self.good_orders and not self._is_good(order):
-                return False
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-        ):  # orjson's error is a ValueError; no row, turn or role has another type
-            return False
-        num_strings = 1 + 2 * len(parts)
-        if len(value) > 1:
             if not LOOKED_AT.isdisjoint(value):
                 return False
+            texts = 0
             for extra in value.values():
                 if type(extra) is str:
-                    num_strings += 1
+                    texts += 1
                 elif type(extra) is not int and extra is not turns:
                     return False
-            num_strings += len(value) - 1
-        if raw.count(b'"') != 2 * num_strings and unescaped_quotes(raw) != 2 * num_strings:
+            return self._keep(line, raw, parts, len(value) + texts + 2 * len(parts))
+        except (ValueError, KeyError, TypeError):  # orjson's is a ValueError; a row, turn or role of another type
             return False
-        self.lines.append(line)
-        self.hashes.append(hash(tuple(parts)))
+
+    def _keep(self, line: int, raw: bytes, parts: list[str], num_strings: int) -> bool:
+        """Whether the order of the roles is good and no key comes twice, which would add quotes to those of
+        `num_strings`; an escaped quote in a text adds one too, and takes a closer count."""
+        order = tuple(parts[::2])
+        if order not in self.good_orders and not self._is_good(order):
+            return False
+        num_quotes = 2 * num_strings
+        if raw.count(b'"') != num_quotes and (b"\\" not in raw or unescaped_quotes(raw) != num_quotes):
+            return False
+        self.add(line, tuple(parts))
         return True
 
     def _is_good(self, order: tuple[str, ...]) -> bool:
