@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -180,6 +180,26 @@ def test_rather_than_leave_the_prompt_alone_fewer_rows_are_asked() -> None:
     assert set(plan.order) == {"prompt", "few-shot", "fine-tune"}
     assert 30 <= plan.num_rows < 100
     assert sum(plan.seconds.values()) <= 250
+
+
+@pytest.mark.parametrize(("left_s", "allowed_s"), [(200.0, 100.0), (70.0, 60.0), (40.0, None)])
+def test_a_training_takes_what_slow_rungs_before_it_left_unless_that_is_less_than_half(
+    tmp_path: Path, left_s: float, allowed_s: float | None
+) -> None:
+    given, allowed = rows(30), list[float]()
+
+    def build(seconds: float) -> Built:
+        allowed.append(seconds)
+        return Built(Scripted("fine-tune", right), 1000)
+
+    offers = {"prompt": offer(Scripted("prompt", right)), "fine-tune": Offer("fine-tune", build, shrinks=True)}
+    seconds = {"prompt": 1.0, "fine-tune": 110.0}
+    plan = Plan(30, ["prompt", "fine-tune"], seconds, {"fine-tune": 100.0}, [], [], list(range(30)))
+    climb = ladder(tmp_path, offers, budget_s=left_s, given=given, said=[])
+    climb.state.values["plan"] = asdict(plan)
+    rungs, _, not_measured, _ = climb.climb()
+    assert allowed == ([] if allowed_s is None else [pytest.approx(allowed_s, abs=5)])
+    assert [rung.name for rung in rungs] + [one.name for one in not_measured] == ["prompt", "fine-tune"]
 
 
 def test_a_larger_budget_measures_what_was_left_out_on_the_same_rows(tmp_path: Path) -> None:

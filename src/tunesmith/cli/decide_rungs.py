@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SHOTS = 8
 CHOOSING_ROWS = 40  # validation rows that each drafted prompt is asked
-PROBE_ROWS, PROBE_WATCHED = 32, 4  # of the training that tells how long a training takes
+PROBE_ROWS, PROBE_WATCHED = 16, 4  # of the training that tells how long a training takes
 FEWEST_TRAINED = 32
 PASSAGE_WORDS = 180
 DRAFTS = 5  # prompts asked on the choosing rows, the user's own among them; longer ones take longer
@@ -230,7 +230,7 @@ class Workshop:
         shutil.rmtree(probe, ignore_errors=True)  # of a start that was cut off here
         start = time.perf_counter()
         self.given.output.say(f"A training on {PROBE_ROWS} rows, to see how long one takes:")
-        metrics = self._train(probe, Extent(PROBE_ROWS, 1, PROBE_WATCHED))
+        metrics = self._train(probe, Extent(PROBE_ROWS, 1, PROBE_WATCHED, is_cut=True))
         each = metrics["step_seconds"] / min(PROBE_ROWS, len(self.given.rows.train))
         fixed = time.perf_counter() - start - metrics["step_seconds"]
         shutil.rmtree(probe)

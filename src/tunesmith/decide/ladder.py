@@ -25,6 +25,7 @@ from tunesmith.errors import TunesmithError
 
 SAMPLE_ROWS = (3, 12)  # two batches, for the time a row takes
 LEAST_GROWTH = 0.25  # of the time of the larger batch grows with its rows, at the least
+MOST_SPARED = 0.5  # of a training's planned time, when little is left
 ALONE_ROWS = 3  # asked one by one, for the latency
 CHUNK_ROWS, PAID_ROWS = 128, 16  # replies are on disk after so many; those that are paid for, sooner
 
@@ -118,12 +119,14 @@ class Ladder:
             elif name in absent:
                 not_measured.pop(name, None)
                 self.say(f"{name}: {absent[name]['reason']}, as found before.")
-            elif why := self._why_not(name, seconds[name]):
+            elif why := self._why_not(name, seconds[name] - self._can_spare(name, plan)):
                 not_measured[name] = NotMeasured(name, why, seconds[name])
                 self.say(f"{name}: not measured, {why}.")
             else:
                 try:
-                    self._measure(name, test, seconds=seconds[name], setup_s=plan.setup_s.get(name, seconds[name]))
+                    short_s = min(self._can_spare(name, plan), max(0.0, seconds[name] - self.left_s))
+                    setup_s = plan.setup_s.get(name, seconds[name]) - short_s
+                    self._measure(name, test, seconds=seconds[name] - short_s, setup_s=setup_s)
                     not_measured.pop(name, None)
                 except Absent as error:
                     not_measured.pop(name, None)
@@ -143,6 +146,10 @@ class Ladder:
     def spent_s(self) -> float:
         """In this start and those before."""
         return float(self.state.values["spent_s"]) + time.perf_counter() - self._mark
+
+    @property
+    def left_s(self) -> float:
+        return self.budget_s - self.spent_s
 
     def _save(self) -> None:
         self.state.values["spent_s"], self._mark = self.spent_s, time.perf_counter()
@@ -171,7 +178,7 @@ class Ladder:
             setup_s=setup_s,
             shrinks={name for name, offer in self.offers.items() if offer.shrinks},
             needs={name: offer.needs for name, offer in self.offers.items()},
-            left_s=self.budget_s - self.spent_s,
+            left_s=self.left_s,
             num_test=len(self.rows.test),
         )
         places = sorted(random.Random(self.seed).sample(range(len(self.rows.test)), plan.num_rows))
@@ -212,10 +219,13 @@ class Ladder:
         missing = [need for need in self.offers[name].needs if need not in self.state.values["rungs"]]
         if missing:
             return f"it needs {', '.join(missing)}"
-        left = self.budget_s - self.spent_s
-        if seconds > left and self.state.values["rungs"]:
-            return f"it takes about {seconds:.0f} s, and {max(0.0, left):.0f} s of the budget are left"
+        if seconds > self.left_s and self.state.values["rungs"]:
+            return f"it takes about {seconds:.0f} s, and {max(0.0, self.left_s):.0f} s of the budget are left"
         return ""
+
+    def _can_spare(self, name: str, plan: Plan) -> float:
+        """Seconds that a set-up which shrinks can do without, where rungs before it took longer than was planned."""
+        return MOST_SPARED * plan.setup_s.get(name, 0.0) if self.offers[name].shrinks else 0.0
 
     def _measure(self, name: str, test: Sequence[Example], *, seconds: float, setup_s: float) -> None:
         offer = self.offers[name]
