@@ -12,7 +12,7 @@ import torch
 
 from tests.conftest import FAMILIES
 from tunesmith.adapter import attach_lora, detach, save_adapter
-from tunesmith.chat import Message
+from tunesmith.chat import Example, Message
 from tunesmith.errors import InputError
 from tunesmith.generate import (
     AdapterContender,
@@ -26,7 +26,7 @@ from tunesmith.generate import (
     shared_prefix,
 )
 from tunesmith.model import Base, load_base
-from tunesmith.prefix import can_share, shared_prefix_of
+from tunesmith.prefix import _fused, _plain, can_share, shared_prefix_of
 
 STOPS = frozenset({2})
 NEW = 12
@@ -45,6 +45,10 @@ def stock(model: Any, prompt: list[int], stops: frozenset[int] = STOPS) -> list[
     )
     ids = made[0, len(prompt) :].tolist()
     return ids[:-1] if ids and ids[-1] in stops else ids
+
+
+def answering(*answers: str) -> list[Example]:
+    return [Example((Message("user", "?"), Message("assistant", answer, trained=True))) for answer in answers]
 
 
 def prompts_of(lengths: tuple[int, ...], *, shared: int = 0, seed: int = 0) -> list[list[int]]:
@@ -216,8 +220,9 @@ def test_an_adapter_contender_leaves_the_base_as_it_was(base: Base, tiny_base: P
     again = contenders[0].answer(prompts, max_new_tokens=8)
     assert [reply.text for reply in again] == [reply.text for reply in first] != [reply.text for reply in tuned]
     assert prompted[0].prompt_tokens == first[0].prompt_tokens + len("Be brief.") - len("s")
-    assert reply_limit(["four"], contenders) == 4 + 1 + 8
-    assert reply_limit(["x" * 40], contenders[3:]) == 10 + 2 + 8
+    assert reply_limit(answering("four"), contenders) == 4 + 1 + 8
+    assert reply_limit(answering("x" * 40), contenders[3:]) == 10 + 2 + 8
+    assert reply_limit(answering("four", "five") * 2, contenders) == 4 + 8, "labels"
 
 
 def test_an_identity_is_another_for_other_weights_or_another_way_to_apply_them(base: Base, tmp_path: Path) -> None:
@@ -250,3 +255,13 @@ def test_the_room_of_a_prompt_is_what_the_context_leaves(base: Base, tmp_path: P
 def test_a_contender_that_cannot_be_read_is_refused(spec: str) -> None:
     with pytest.raises(InputError):
         build_contenders([spec])
+
+
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_the_fused_attention_to_a_prefix_gives_what_the_plain_one_gives_and_the_sums(
+    dtype: torch.dtype, close: float
+) -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 2, tokens, 8).to(dtype) for tokens in (70, 45, 45))
+    for fast, slow in zip(_fused(query, key, value, scaling=0.3), _plain(query, key, value, scaling=0.3), strict=True):
+        torch.testing.assert_close(fast.float(), slow.float(), atol=close, rtol=close)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from tunesmith.adapter import detach, find_tuned, load_adapter
-from tunesmith.chat import Message
+from tunesmith.chat import Example, Message, label_set
 from tunesmith.contender import Contender, Done, Parts, Progress, Reply, collect, innermost
 from tunesmith.errors import InputError
 from tunesmith.facts import file_sha256, weights_sha256
@@ -294,11 +294,12 @@ def build_contenders(
     return Builder(parts, precision=precision, say=say).build_all(specs)
 
 
-def reply_limit(answers: Sequence[str], contenders: Sequence[Contender]) -> int:
-    """Tokens a reply may take: a quarter more than the longest expected answer, and 8.
+def reply_limit(examples: Sequence[Example], contenders: Sequence[Contender]) -> int:
+    """Tokens a reply may take: 8 more than the longest expected answer, and a quarter more unless answers are labels.
 
     Without a local contender's tokenizer, a token is counted as 4 bytes.
     """
+    answers = {example.answer for example in examples}
     for contender in contenders:
         inner = innermost(contender)
         if isinstance(inner, LocalContender | AdapterContender):
@@ -306,4 +307,4 @@ def reply_limit(answers: Sequence[str], contenders: Sequence[Contender]) -> int:
             break
     else:
         longest = max(len(answer.encode()) for answer in answers) // 4
-    return longest + longest // 4 + 8
+    return longest + 8 + (0 if label_set(examples) else longest // 4)

@@ -5,11 +5,16 @@ Not here: which precision is faster, which is measured (products.choose_dtype). 
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import platform
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,16 @@ def idle_cores(cores: int, *, watch_s: float = 0.3) -> int:
     after = _busy_s()
     others = sum(max(0.0, after[core] - before.get(core, 0.0)) for core in after) / watch_s
     return min(cores, max(1, round(len(after) - others))) if after else cores
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed for what comes next. Else it gives the pages of activations back to the system and
+    takes them again, zeroed, every time: 2 to 3 % of a training step, 5 % of answering. Elsewhere nothing happens."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+            libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def _busy_s() -> dict[int, float]:

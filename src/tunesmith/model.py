@@ -16,6 +16,7 @@ import torch
 from tunesmith.embedded import embedded_base
 from tunesmith.errors import InputError, ModelError
 from tunesmith.facts import ModelFacts, read_facts, weights_sha256
+from tunesmith.hardware import keep_freed_memory
 from tunesmith.products import choose_dtype
 from tunesmith.recipe import EMBEDDED_BASE
 from tunesmith.render import Renderer
@@ -71,6 +72,7 @@ def load_base(
     """
     from transformers import AutoModelForCausalLM
 
+    keep_freed_memory()
     path = find_base(name, say)
     facts = read_facts(path)
     dtype, reason = choose_dtype(precision)

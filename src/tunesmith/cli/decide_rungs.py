@@ -32,6 +32,7 @@ CHOOSING_ROWS = 40  # validation rows that each drafted prompt is asked
 PROBE_ROWS, PROBE_WATCHED = 16, 4  # of the training that tells how long a training takes
 FEWEST_TRAINED = 32
 PASSAGE_WORDS = 180
+SMALL_DOCS = 200_000  # bytes: indexed in half a minute
 DRAFTS = 5  # prompts asked on the choosing rows, the user's own among them; longer ones take longer
 
 
@@ -75,7 +76,7 @@ class Workshop:
     def max_new_tokens(self) -> int:
         from tunesmith.generate import reply_limit
 
-        return reply_limit([example.answer for example in self.given.rows.train], [self.plain])
+        return reply_limit(self.given.rows.train, [self.plain])
 
     def offers(self) -> tuple[dict[str, Offer], dict[str, str]]:
         """The rungs these inputs allow, and why others are not among them."""
@@ -97,10 +98,12 @@ class Workshop:
         offers["few-shot nearest"] = Offer("few-shot nearest", lambda seconds: self._few_shot(nearest=True))
         offers["fine-tune"] = Offer("fine-tune", self._tuned, setup_s=self._tuned_s, shrinks=True)
         if self.given.docs:
+            is_small = self._docs_bytes <= SMALL_DOCS  # made at once: what its passages take to read is then measured
+            estimate = None if is_small else self._index_s
             like = "few-shot nearest"  # what stands before the question is another in every row
-            offers["retrieval"] = Offer("retrieval", self._retrieval, setup_s=self._index_s, answers_like=like)
+            offers["retrieval"] = Offer("retrieval", self._retrieval, setup_s=estimate, answers_like=like)
             offers["fine-tune + retrieval"] = Offer(
-                "fine-tune + retrieval", self._both, setup_s=lambda row_s: 0.0, answers_like=like,
+                "fine-tune + retrieval", self._both, setup_s=lambda row_s: 0.0, answers_like="retrieval",
                 needs=("fine-tune", "retrieval"),
             )  # fmt: skip
         else:
@@ -166,15 +169,23 @@ class Workshop:
 
     # -- documents ---------------------------------------------------------------------------------------------------
 
-    def _index_s(self, row_s: float) -> float:
-        """From the time a few texts of a passage's length take to encode, and the size of the documents."""
+    @property
+    def _docs_bytes(self) -> int:
+        """That are still to be indexed."""
         from tunesmith.retrieve.documents import list_files
-        from tunesmith.retrieve.encoder import find_encoder
         from tunesmith.retrieve.shelf import MANIFEST
 
         docs = self.given.docs
+        if docs is None or (docs / MANIFEST).is_file():
+            return 0
+        return sum(path.stat().st_size for path in list_files(docs, leave_out=self.given.folder).files.values())
+
+    def _index_s(self, row_s: float) -> float:
+        """From the time a few texts of a passage's length take to encode, and the size of the documents."""
+        from tunesmith.retrieve.encoder import find_encoder
+
         encoder, _ = find_encoder("auto")
-        if docs is None or encoder is None or (docs / MANIFEST).is_file():
+        if encoder is None:
             return 1.0
         words = " ".join(example.prompt[-1].content for example in self.given.rows.train).split()
         text = " ".join((words * PASSAGE_WORDS)[:PASSAGE_WORDS])
@@ -182,8 +193,7 @@ class Workshop:
         start = time.perf_counter()
         encoder.encode([text] * 4)
         each = (time.perf_counter() - start) / 4
-        size = sum(path.stat().st_size for path in list_files(docs, leave_out=self.given.folder).files.values())
-        return 1.0 + each * size / len(text.encode())
+        return 1.0 + each * self._docs_bytes / len(text.encode())
 
     @cached_property
     def index(self) -> Index:

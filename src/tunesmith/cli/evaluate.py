@@ -57,6 +57,7 @@ def evaluate(
     from tunesmith.data.load import load_examples
     from tunesmith.evaluate.run import time_alone
     from tunesmith.evaluate.weights import weights_of
+    from tunesmith.generate import reply_limit
 
     output = Output(as_json=as_json)
     loaded = load_examples(test)
@@ -66,7 +67,7 @@ def evaluate(
     labels = label_set([*shown, *rows]) or []
     scorers = make_scorers(scorer or ["exact"], labels=labels, build=builder.build)
     contenders = builder.build_all(contender)
-    limit_tokens = max_tokens or reply_tokens(rows, contenders)
+    limit_tokens = max_tokens or reply_limit(rows, contenders)
     evaluation = measure(output, rows, contenders=contenders, scorers=scorers, max_tokens=limit_tokens, labels=labels)
     evaluation = time_alone(evaluation, contenders, max_new_tokens=limit_tokens)
     show_evaluation(output, evaluation)
@@ -87,12 +88,6 @@ def make_scorers(
     return {name: make_scorer(name, labels=labels, build=build) for name in names}
 
 
-def reply_tokens(examples: Sequence[Example], contenders: Sequence[Contender]) -> int:
-    from tunesmith.generate import reply_limit
-
-    return reply_limit([example.answer for example in examples], contenders)
-
-
 def measure(
     output: Output,
     examples: Sequence[Example],
@@ -105,8 +100,9 @@ def measure(
 ) -> Evaluation:
     """Ask every contender every row, with a progress bar each; `before` as in `evaluate.run.evaluate`."""
     from tunesmith.evaluate.run import evaluate as evaluate_rows
+    from tunesmith.generate import reply_limit
 
-    limit = max_tokens or reply_tokens(examples, contenders)
+    limit = max_tokens or reply_limit(examples, contenders)
     with output.progress() as bar:
         tasks = {one.name: bar.add_task(_short(one.name), total=len(examples), start=False) for one in contenders}
 

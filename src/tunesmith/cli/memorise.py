@@ -108,7 +108,7 @@ def _verbatim(
     from tunesmith.evaluate.memorise import measure_memory
     from tunesmith.generate import reply_limit
 
-    limit = reply_limit([row.answer for row in (*rows, *held_out)], [contender])
+    limit = reply_limit([*rows, *held_out], [contender])
     with output.progress() as bar:
         task = bar.add_task("asking", total=len(rows) + len(held_out))
         found = measure_memory(

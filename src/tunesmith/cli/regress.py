@@ -135,7 +135,7 @@ def _own_suite(path: Path, *, limit: int | None, scorer: str, contenders: Sequen
     from tunesmith.generate import reply_limit
 
     examples = [source.example for source in load_examples(path).examples][:limit]
-    longest = reply_limit([example.answer for example in examples], contenders)
+    longest = reply_limit(examples, contenders)
     made = make_scorer(scorer)
     return example_suite(path.stem, examples, scorer=made, how=scorer, max_new_tokens=longest)
 

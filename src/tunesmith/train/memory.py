@@ -6,10 +6,7 @@ A process that the system kills for its memory has no second try here; its run g
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +21,6 @@ from tunesmith.train.checkpoint import Progress
 Result = TypeVar("Result")
 # torch has a class for accelerators that ran out; these are plain RuntimeErrors.
 MESSAGES = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -49,16 +45,6 @@ def within_memory(run: Run, progress: Progress, *, compute: Callable[..., Result
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
         checkpoint.set_random_state(random)
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep what a step frees for the next one. Else it gives the activations' pages back to the system and
-    takes them again, zeroed, every step: some 30,000 page faults, 2 to 3 % of the time. Elsewhere nothing happens."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            libc = ctypes.CDLL("libc.so.6")
-            libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
-            libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

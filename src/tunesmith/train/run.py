@@ -29,7 +29,7 @@ from tunesmith.train import trackers
 from tunesmith.train.budget import within_budget
 from tunesmith.train.checkpoint import Progress, sync_folder
 from tunesmith.train.loop import Interrupted, Watch, fit
-from tunesmith.train.memory import is_out_of_memory, keep_freed_memory, shortage
+from tunesmith.train.memory import is_out_of_memory, shortage
 from tunesmith.train.meter import peak_in_words
 from tunesmith.train.preflight import check_layout, check_vocabulary
 from tunesmith.train.prove import prove
@@ -125,7 +125,6 @@ def train(
     A full fine-tuning trains the weights of `base` in place: afterwards it is of no use.
     """
     settings = _as_begun(run, plan.settings)
-    keep_freed_memory()
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     run.set_status("running", base_sha256=base.sha256)
