@@ -103,7 +103,9 @@ def _plain(
     scores = ((query * scaling) @ key.transpose(-1, -2)).float()
     if mask is not None:
         scores = scores + mask
-    return torch.softmax(scores, dim=-1).to(value.dtype) @ value, torch.logsumexp(scores, dim=-1)
+    weights = torch.softmax(scores, dim=-1)
+    sums = scores.amax(dim=-1) - weights.amax(dim=-1).log()  # the largest weight is exp(largest score) / sum
+    return weights.to(value.dtype) @ value, sums
 
 
 def _fused(

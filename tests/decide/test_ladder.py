@@ -170,7 +170,7 @@ def test_a_training_takes_less_time_before_another_rung_is_left_out() -> None:
 def test_what_the_budget_does_not_hold_is_named_with_its_time_and_what_is_put_together_of_it() -> None:
     seconds = {"prompt": 0.1, "retrieval": 0.2, "fine-tune": 0.1, "fine-tune + retrieval": 0.2}
     plan = plan_of(seconds, {"retrieval": 500.0, "fine-tune": 50.0}, left_s=300.0)
-    assert {one.name: one.seconds for one in plan.not_measured} == {"retrieval": 520.0, "fine-tune + retrieval": 20.0}
+    assert {one.name: one.seconds for one in plan.not_measured} == {"retrieval": 506.0, "fine-tune + retrieval": 20.0}
     assert list(plan.order) == ["prompt", "fine-tune"]
 
 
@@ -204,12 +204,19 @@ def test_a_training_takes_what_slow_rungs_before_it_left_unless_that_is_less_tha
 
 def test_a_larger_budget_measures_what_was_left_out_on_the_same_rows(tmp_path: Path) -> None:
     dear = Offer("retrieval", lambda seconds: Built(Scripted("retrieval", right)), setup_s=lambda row_s: 100.0)
-    offers = {"prompt": offer(Scripted("prompt", right)), "retrieval": dear}
+    both = Offer("both", dear.build, setup_s=lambda row_s: 0.0, needs=("retrieval",))
+    offers = {"prompt": offer(Scripted("prompt", right)), "retrieval": dear, "both": both}
     rungs, _, not_measured, used = ladder(tmp_path, offers, budget_s=50.0, said=[]).climb()
-    assert ([rung.name for rung in rungs], [one.name for one in not_measured]) == (["prompt"], ["retrieval"])
+    assert ([rung.name for rung in rungs], {one.name for one in not_measured}) == (["prompt"], {"retrieval", "both"})
     rungs, _, not_measured, again = ladder(tmp_path, offers, budget_s=200.0, said=[]).climb()
-    assert ([rung.name for rung in rungs], not_measured) == (["prompt", "retrieval"], [])
+    assert ([rung.name for rung in rungs], not_measured) == (["prompt", "retrieval", "both"], [])
     assert again.test == used.test
+
+
+def test_what_the_user_brought_is_left_out_after_dearer_and_cheaper_rungs() -> None:
+    seconds = {"prompt": 0.1, "few-shot nearest": 0.5, "retrieval": 0.6, "fine-tune": 0.1}
+    plan = plan_of(seconds, {"fine-tune": 20.0}, left_s=130.0)
+    assert [one.name for one in plan.not_measured] == ["few-shot nearest"]
 
 
 def test_what_is_not_offered_any_more_is_not_asked_when_the_climb_goes_on(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ class Ladder:
         rows = Rows(self.rows.train, self.rows.validation, test, self.rows.key, self.rows.asked_again)
         late = {one.name: one.seconds for one in plan.not_measured if one.seconds is not None}
         seconds = {**late, **plan.seconds}
-        for name in [*plan.order, *reversed(late)]:  # at last what was left out, where time is left after all
+        for name in [*plan.order, *self._in_turn(late)]:  # at last what was left out, where time is left after all
             if name in self.state.values["rungs"]:
                 not_measured.pop(name, None)
                 self.say(f"{name}: measured before.")
@@ -222,6 +222,11 @@ class Ladder:
         if seconds > self.left_s and self.state.values["rungs"]:
             return f"it takes about {seconds:.0f} s, and {max(0.0, self.left_s):.0f} s of the budget are left"
         return ""
+
+    def _in_turn(self, late: dict[str, float]) -> list[str]:
+        """Those the plan left out last come first, and what is put together of others after them."""
+        composed = [name for name in reversed(late) if name in self.offers and self.offers[name].needs]
+        return [*(name for name in reversed(late) if name not in composed), *composed]
 
     def _can_spare(self, name: str, plan: Plan) -> float:
         """Seconds that a set-up which shrinks can do without, where rungs before it took longer than was planned."""

@@ -15,6 +15,7 @@ LEAST_SHARE, SHRUNK_SHARE = 0.4, 0.5  # of that, for a training that does with l
 FEW_ROWS = 100  # test rows; before there are fewer, dear rungs are left out
 FEWEST_ROWS = 30
 ALWAYS = ("prompt", "floor")
+BROUGHT = ("retrieval", "big model")  # the user gave documents or a server to have them measured
 COMPARED = 2  # rungs beside these
 
 
@@ -62,8 +63,9 @@ def make_plan(
     """Spread `left_s` seconds over set-ups and test rows.
 
     A set-up in `shrinks` (a training) does with less time: with 40 % of the budget before another rung is left out, and
-    with 50 % before there are more than 100 test rows. While 100 do not fit, the dearest rung is left out; the last two
-    beside the prompt and the floor are kept down to 30 rows, since one rung alone decides nothing.
+    with 50 % before there are more than 100 test rows. While 100 do not fit, the dearest rung is left out, trainings
+    and what the user brought after all others; the last two beside the prompt and the floor are kept down to 30 rows,
+    since one rung alone decides nothing.
     """
     usable_s = USABLE * left_s
     few = min(num_test, FEW_ROWS)
@@ -82,7 +84,7 @@ def make_plan(
         if len(takes_s) <= COMPARED and few > FEWEST_ROWS:
             few = max(FEWEST_ROWS, few // 2)
             continue
-        dearest = max(takes_s, key=lambda name: (name not in shrinks, takes_s[name]))
+        dearest = max(takes_s, key=lambda name: (name not in shrinks and name not in BROUGHT, takes_s[name]))
         for name in [name for name in staying if name == dearest or dearest in needs.get(name, ())]:
             reason = f"the budget does not hold it beside the others and {few} test rows"
             out.append(NotMeasured(name, reason, takes_s[name]))

@@ -17,6 +17,7 @@ from tunesmith.runs import Run
 
 TOLERANCE_NATS = {"torch.float32": 1e-4}  # else the next
 TOLERANCE_LOW_PRECISION_NATS = 5e-2
+COMPARED_ROWS = 16  # that are asked without the adapter, too
 PROOF_FILE = "proof.json"
 
 
@@ -46,20 +47,23 @@ def main(directory: str) -> None:
     claim = run.read_json("claim.json")
     torch.set_num_threads(claim["threads"])
     base = load_base(claim["base"], precision=claim["precision"], quantize=claim["quantized"])
-    base_loss = _loss(run, base, base.model, claim)
+    rows = _rows(run, base, claim["max_length"])
+    few = rows[:COMPARED_ROWS]
+    loss_before = _loss(base.model, few, claim)
     sha256, dtype = base.sha256, str(base.model.dtype)
-    loss = _tuned_loss(run, base, claim)
+    tuned = _tuned(run, base, claim)
+    loss_after, loss = (_loss(tuned, part, claim) for part in (few, rows))
     finite = _all_finite(run.weights_dir)
     noun = "model" if claim["method"] == "full" else "adapter"
     tolerance = TOLERANCE_NATS.get(dtype, TOLERANCE_LOW_PRECISION_NATS)
-    changed = abs(base_loss - loss)
+    changed = abs(loss_before - loss_after)
     again = abs(loss - claim["validation_loss"])
     checks = [
         _check("base is the one it was trained on", f"sha256 {sha256[:16]}", sha256 == claim["base_sha256"]),
         _check(f"every {noun} weight is finite", "yes" if finite else "no", finite),
         _check(
             "adapter changes the model" if noun == "adapter" else "training changed the model",
-            f"validation loss {base_loss:.4f} without it, {loss:.4f} with it",
+            f"loss of {len(few)} validation rows {loss_before:.4f} without it, {loss_after:.4f} with it",
             changed > tolerance,
         ),
         _check(
@@ -71,22 +75,19 @@ def main(directory: str) -> None:
     run.write_json(PROOF_FILE, {"checks": checks})
 
 
-def _tuned_loss(run: Run, base: Any, claim: dict[str, Any]) -> float:
-    """The validation loss of the adapter on the base, or of the model that was trained."""
+def _tuned(run: Run, base: Any, claim: dict[str, Any]) -> Any:
+    """The base with the adapter, or the model that was trained."""
     from tunesmith.adapter import load_adapter
     from tunesmith.model import load_base
 
     if claim["method"] != "full":
-        return _loss(run, base, load_adapter(base, run.adapter_dir), claim)
-    tuned = load_base(str(run.model_dir), precision=claim["precision"])
-    return _loss(run, tuned, tuned.model, claim)
+        return load_adapter(base, run.adapter_dir)
+    return load_base(str(run.model_dir), precision=claim["precision"]).model
 
 
-def _loss(run: Run, base: Any, model: Any, claim: dict[str, Any]) -> float:
-    """The validation loss of a model, its rows rendered with the base's own tokenizer and template."""
+def _loss(model: Any, rows: list[Any], claim: dict[str, Any]) -> float:
     from tunesmith.train.loop import mean_nll
 
-    rows = _rows(run, base, claim["max_length"])
     return mean_nll(model, rows, micro_batch_tokens=claim["micro_batch_tokens"], share=claim["share"])
 
 
@@ -97,6 +98,7 @@ def _all_finite(folder: Path) -> bool:
 
 
 def _rows(run: Run, base: Any, max_length: int) -> list[Any]:
+    """The validation rows, rendered with the base's own tokenizer and template."""
     from tunesmith.chat import parse_row
     from tunesmith.train.rows import render_rows
 
