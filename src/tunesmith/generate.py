@@ -295,7 +295,7 @@ def build_contenders(
 
 
 def reply_limit(examples: Sequence[Example], contenders: Sequence[Contender]) -> int:
-    """Tokens a reply may take: 8 more than the longest expected answer, and a quarter more unless answers are labels.
+    """Tokens a reply may take: 8 and a quarter more than the longest expected answer, 4 more than the longest label.
 
     Without a local contender's tokenizer, a token is counted as 4 bytes.
     """
@@ -307,4 +307,4 @@ def reply_limit(examples: Sequence[Example], contenders: Sequence[Contender]) ->
             break
     else:
         longest = max(len(answer.encode()) for answer in answers) // 4
-    return longest + 8 + (0 if label_set(examples) else longest // 4)
+    return longest + (4 if label_set(examples) else 8 + longest // 4)
