@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "tunesmith"
 
 SPINE = (
-    "errors", "turns", "chat", "recipe", "facts", "hardware", "render", "store", "runs",  # without torch, and
-    "contender", "remote", "specs",
+    "errors", "folders", "turns", "chat", "recipe", "facts", "hardware", "render", "database", "store", "runs",
+    "contender", "remote", "specs",  # those so far without torch, and
     "embedded", "products", "model", "adapter", "trie", "attention", "fused", "nll", "prefix",  # with it
     "prefill", "generate",
 )  # fmt: skip

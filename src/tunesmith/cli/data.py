@@ -26,7 +26,7 @@ VersionArgument = Annotated[str, typer.Argument(help="A data set (its newest ver
 
 def store_root(root: Path | None) -> Path:
     """The folder of versions that a command works on."""
-    from tunesmith.store import home
+    from tunesmith.folders import home
 
     return root or home() / "datasets"
 

@@ -82,8 +82,8 @@ def decide(
     from tunesmith.decide.costs import Prices
     from tunesmith.decide.state import State
     from tunesmith.errors import InputError
+    from tunesmith.folders import home
     from tunesmith.recipe import EMBEDDED_BASE
-    from tunesmith.store import home
 
     output = Output(as_json=as_json)
     budget_s = read_duration(budget)

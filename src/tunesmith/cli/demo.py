@@ -116,7 +116,7 @@ def _look_at_data(output: Output, base: Base, *, fast: bool, started: float) -> 
 def _data_files(fast: bool) -> tuple[Path, Path]:
     """The shipped files; with `fast`, the first rows of each intent, kept under the home folder."""
     from tunesmith.data.files import write_new_files
-    from tunesmith.store import home
+    from tunesmith.folders import home
 
     folder = Path(str(files("tunesmith").joinpath("demo_data/banking77")))
     paths = (folder / "train.jsonl", folder / "test.jsonl")

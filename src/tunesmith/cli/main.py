@@ -35,6 +35,7 @@ from tunesmith.cli.rollback import rollback
 from tunesmith.cli.runs import runs
 from tunesmith.cli.search import search
 from tunesmith.cli.serve import serve
+from tunesmith.cli.server import server
 from tunesmith.cli.ship import ship
 from tunesmith.cli.split import split
 from tunesmith.cli.train import train
@@ -42,7 +43,7 @@ from tunesmith.errors import DataError, TunesmithError
 
 COMMANDS = (
     check, advise, review, split, generate, augment, preview, init, import_, train, evaluate, decide, memorise, regress,
-    blind, ship, rollback, serve, chat, merge, models, index, search, runs, demo,
+    blind, ship, rollback, serve, server, chat, merge, models, index, search, runs, demo,
 )  # fmt: skip
 GROUPS = (data,)
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)

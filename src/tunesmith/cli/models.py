@@ -15,9 +15,10 @@ def models(as_json: JsonFlag = False) -> None:
     from pathlib import Path
 
     from tunesmith.facts import read_facts
+    from tunesmith.folders import home
     from tunesmith.recipe import EMBEDDED_BASE
     from tunesmith.runs import Run, is_run
-    from tunesmith.store import home, list_aliases, list_runs
+    from tunesmith.store import list_aliases, list_runs
 
     output = Output(as_json=as_json)
     found: list[dict[str, Any]] = []

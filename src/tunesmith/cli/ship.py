@@ -78,8 +78,8 @@ def ship(
 
 def keep_decision(document: Mapping[str, Any], *, copies: Mapping[str, Path]) -> Path:
     """A new folder under `decisions` in the home folder, whole or not at all: decision.json and copies of files."""
+    from tunesmith.folders import home
     from tunesmith.runs import now
-    from tunesmith.store import home
 
     created = now()
     name = f"{created[:19].replace(':', '').replace('-', '')}-{document['alias']}-{secrets.token_hex(3)}"
@@ -105,8 +105,8 @@ def _subject(line: str, *, given: Path, folder: Path) -> Subject:
     from tunesmith.errors import InputError
     from tunesmith.evaluate.evidence import Subject
     from tunesmith.facts import weights_sha256
+    from tunesmith.folders import home
     from tunesmith.runs import Run, is_run
-    from tunesmith.store import home
 
     spec = line if line.startswith("adapter:") else f"adapter:{line}"
     sha256 = weights_sha256(folder)

@@ -19,7 +19,7 @@ from tunesmith import __version__
 from tunesmith.chat import Message
 from tunesmith.contender import Contender, Done, Progress, Reply
 from tunesmith.errors import InputError
-from tunesmith.store import home
+from tunesmith.folders import home
 
 FILE = "replies.db"
 BUSY_S = 60.0  # how long a process waits for another that writes

@@ -18,7 +18,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from tunesmith.errors import InputError
-from tunesmith.serve.app import API_KEY_VARIABLE, create_app, is_loopback
+from tunesmith.serve.access import is_loopback
+from tunesmith.serve.app import API_KEY_VARIABLE, create_app
 from tunesmith.serve.models import ServedModels
 
 LOOPBACK = "127.0.0.1"

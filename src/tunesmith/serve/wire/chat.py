@@ -1,6 +1,6 @@
-"""OpenAI's wire format for chat: a request body -> Ask, and replies, chunks, models and errors as bodies.
+"""OpenAI's wire format for chat: a request body -> Ask, and replies, chunks and models as bodies.
 
-Not here: routes (serve.app), generation (serve.reply). The one place where an error of the tree becomes an HTTP status.
+Not here: routes (serve.routes), errors (serve.wire.errors), generation (serve.reply).
 A field that would change the reply and is not supported is refused by name; a harmless unknown one is ignored.
 """
 
@@ -14,11 +14,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from tunesmith.chat import Message
 from tunesmith.contender import Reply
-from tunesmith.errors import MAX_SHOWN, InputError, ServeError, TunesmithError
 from tunesmith.generate import Sampling
-from tunesmith.render import RenderError
 from tunesmith.serve.models import ServedModel
 from tunesmith.serve.reply import Ask
+from tunesmith.serve.wire.errors import RequestError, problems_error
 
 # Fields that would change the reply, with the values under which they would not. null and absent are the same.
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
@@ -42,14 +41,6 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "web_search_options": (),
 }
 COLDEST = 1e-4  # below this temperature the division overflows; the reply is the greedy one
-
-
-class RequestError(ServeError):
-    """A request that cannot be answered as it is; `param` names the field, as OpenAI's clients show it."""
-
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400) -> None:
-        super().__init__(message, status=status, code=code)
-        self.param = param
 
 
 def _joined(content: object) -> object:
@@ -140,15 +131,7 @@ def parse_chat(body: bytes) -> ChatRequest:
     try:
         return ChatRequest.model_validate(values)
     except ValidationError as error:
-        problems = [(_param(item["loc"]), item["msg"].removeprefix("Value error, ")) for item in error.errors()]
-        shown = "; ".join(f"'{param}': {text}" for param, text in problems[:MAX_SHOWN])
-        more = f"; and {len(problems) - MAX_SHOWN} more" if len(problems) > MAX_SHOWN else ""
-        raise RequestError(f"{shown}{more}.", param=problems[0][0]) from error
-
-
-def _param(place: tuple[int | str, ...]) -> str:
-    """('messages', 0, 'role') -> messages[0].role"""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
+        raise problems_error(error) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,20 +181,3 @@ def model_body(model: ServedModel) -> dict[str, Any]:
         "base_sha256": model.base.sha256,
         "adapter_sha256": model.adapter_sha256,
     }
-
-
-def error_reply(error: Exception) -> tuple[int, dict[str, Any]]:
-    """HTTP status and OpenAI's error body. What is not of the tree becomes 500 and says nothing of its inside."""
-    status, code = 500, None
-    message = "The server failed to answer; its log has the reason under this x-request-id."
-    if isinstance(error, TunesmithError):
-        message = str(error)
-    if isinstance(error, ServeError):
-        status, code = error.status, error.code
-    elif isinstance(error, InputError | RenderError):
-        status = 400
-    param = (
-        error.param if isinstance(error, RequestError) else "messages" if code == "context_length_exceeded" else None
-    )
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    return status, {"error": {"message": message, "type": kind, "param": param, "code": code}}

@@ -1,0 +1,1 @@
+"""What the server keeps in the database, one module a kind of object. Every query names the owner."""

@@ -1,0 +1,1 @@
+"""What the server answers, one module a resource; each ends in its list of routes."""
