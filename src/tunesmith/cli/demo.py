@@ -140,7 +140,7 @@ def _first_of_each(path: Path, num_rows: int) -> list[str]:
 
 
 def _measure_base(show: Demo) -> Evaluation:
-    """The base with the task's prompt and with the labels in it, and the floor, on the held-out rows."""
+    """The base with the labels in its prompt, and the floor, on the held-out rows."""
     from tunesmith.cli.evaluate import measure, show_evaluation
     from tunesmith.contender import PromptedContender
     from tunesmith.data.load import load_examples
