@@ -1,0 +1,55 @@
+"""Transactions: whole or not at all, one writer at a time, and tables that are there when they are needed."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Column, Integer, Table, func, select
+
+from tunesmith.database import METADATA, transaction
+from tunesmith.errors import DatabaseError
+
+NUMBERS = Table("test_number", METADATA, Column("number", Integer, primary_key=True))
+
+
+def numbers() -> list[int]:
+    with transaction() as connection:
+        return list(connection.execute(select(NUMBERS.c.number).order_by(NUMBERS.c.number)).scalars())
+
+
+def test_a_block_that_raises_leaves_nothing() -> None:
+    with pytest.raises(ZeroDivisionError), transaction() as connection:
+        connection.execute(NUMBERS.insert().values(number=1))
+        raise ZeroDivisionError
+    assert numbers() == []
+
+
+def test_what_is_read_and_then_written_is_not_changed_in_between() -> None:
+    def add(times: int) -> None:
+        for _ in range(times):
+            with transaction() as connection:
+                last = connection.execute(select(func.max(NUMBERS.c.number))).scalar() or 0
+                connection.execute(NUMBERS.insert().values(number=last + 1))
+
+    threads = [threading.Thread(target=add, args=(10,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert numbers() == list(range(1, 41))
+
+
+def test_each_home_has_its_own_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with transaction() as connection:
+        connection.execute(NUMBERS.insert().values(number=1))
+    monkeypatch.setenv("TUNESMITH_HOME", str(tmp_path / "other"))
+    assert numbers() == []
+
+
+def test_a_database_that_cannot_be_opened_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_DATABASE", "sqlite:////nowhere/at/all.db")
+    with pytest.raises(DatabaseError, match="Check TUNESMITH_DATABASE") as caught, transaction():
+        raise AssertionError("not reached")
+    assert "nowhere" in str(caught.value)
