@@ -156,7 +156,7 @@ def load_adapter(base: Base, folder: Path, *, trainable: bool = False) -> Any:
     """Put a saved adapter on the base. ModelError for another base, or when a tensor of the file is not applied."""
     from peft import PeftModel
 
-    _check_pin(base, folder)
+    check_pin(base, folder)
     with _quiet():
         model = PeftModel.from_pretrained(base.model, str(folder), is_trainable=trainable)
     return _whole(model, folder, name="default")
@@ -169,7 +169,7 @@ def add_adapter(base: Base, folder: Path, *, name: str, model: Any | None = None
     """
     from peft import PeftModel
 
-    _check_pin(base, folder)
+    check_pin(base, folder)
     with _quiet():
         if model is None:
             model = PeftModel.from_pretrained(base.model, str(folder), adapter_name=name)
@@ -326,7 +326,8 @@ def _pin(folder: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
-def _check_pin(base: Base, folder: Path) -> None:
+def check_pin(base: Base, folder: Path) -> None:
+    """Raises ModelError for an adapter of another base or template, InputError for a folder that holds none."""
     adapter_base(folder)
     pin = _pin(folder)
     if pin.get("base_sha256", base.sha256) != base.sha256:

@@ -1,7 +1,8 @@
 """Batched decoding with a key-value cache, and the local contenders: a base with or without an adapter.
 
 Not here: templates (render), HTTP (serve), feeding prompts to the model (prefill), attention to what all prompts share
-(prefix). Rows that are done leave the batch a few at a time. Axes: B rows, T tokens, V vocabulary.
+(prefix), rows that join while others run (running). Rows that are done leave the batch a few at a time. Axes: B rows,
+T tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -25,15 +26,6 @@ from tunesmith.prefix import Prefix, can_share, shared_prefix_of
 from tunesmith.specs import parse_spec, put_layers, remote_contender
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """temperature 0 is greedy. `seed` makes a sampled reply repeat."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-
-
 @dataclass(slots=True)
 class Generated:
     """Token ids after the prompt, without the stop token, and why generation ended ("stop" or "length")."""
@@ -44,7 +36,6 @@ class Generated:
 
 Say = Callable[[str], None]
 
-GREEDY = Sampling()
 BATCH_ROWS = 160  # 32, 64 and 100 at once are slower on a processor, as measured; so is 300
 FULL = 0.9  # rows that are done leave when fewer of the batch than this go on: leaving copies the cache
 BATCH_TOKENS = 16384  # in the cache of a batch: bounds its memory when prompts are long
@@ -92,6 +83,13 @@ class LocalContender:
                 share_s = prefix_s + (time.perf_counter() - start) / len(rows)
                 for row, output in zip(rows, outputs, strict=True):
                     done(row, self._reply(ids[row], output, share_s))
+
+    @torch.inference_mode()
+    def logprobs(self, prompt: Sequence[int], reply: Sequence[int]) -> torch.Tensor:
+        """Of each token of the vocabulary (T + 1, V): at each of a reply's T tokens, and after the last."""
+        ids_BT = torch.tensor([[*prompt, *reply]], device=self.model.device)
+        logits_TV: torch.Tensor = self.model(input_ids=ids_BT).logits[0, len(prompt) - 1 :]
+        return logits_TV.float().log_softmax(-1).cpu()
 
     def _decode(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, prefix: Prefix | None
@@ -204,33 +202,6 @@ def decode(
         state.advance(torch.tensor(tokens)[:, None], next_position_B[:, None])
         next_position_B = next_position_B + 1
     return outputs
-
-
-@torch.inference_mode()
-def decode_one(model: Any, prompt: Sequence[int], *, max_new_tokens: int, sampling: Sampling) -> Iterator[int]:
-    """Tokens of one reply as they are made; the caller stops at a stop token, which is among them."""
-    generator = torch.Generator()
-    if sampling.seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(sampling.seed)
-    state = prefill(model, [prompt], prefix=None)
-    for step in range(max_new_tokens):
-        token = pick(state.logits_BV[0], sampling, generator=generator)
-        yield token
-        if step == max_new_tokens - 1:
-            break
-        state.advance(torch.tensor([[token]]), torch.tensor([[len(prompt) + step]]))
-
-
-def pick(logits_V: torch.Tensor, sampling: Sampling, *, generator: torch.Generator) -> int:
-    """One token id: the best at temperature 0, else drawn from the smallest set whose probability is top_p."""
-    if sampling.temperature <= 0:
-        return int(logits_V.argmax())
-    probabilities_V, order_V = torch.softmax(logits_V.float() / sampling.temperature, -1).sort(descending=True)
-    before_V = probabilities_V.cumsum(-1) - probabilities_V
-    probabilities_V = probabilities_V.masked_fill(before_V >= sampling.top_p, 0.0)
-    return int(order_V[torch.multinomial(probabilities_V, 1, generator=generator)])
 
 
 def _batches(prompts: Sequence[Sequence[int]], *, own_tokens: int) -> Iterator[list[int]]:

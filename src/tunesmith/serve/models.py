@@ -1,51 +1,71 @@
-"""Named models on loaded bases: each base is in memory once, with all its adapters beside each other on it.
+"""Named models on loaded bases: each base is in memory once, with the adapters in use beside each other on it.
 
-Not here: HTTP (serve.app), stop strings (serve.reply). Each base has one thread, and every generation on it runs there,
-one after the other: switching adapters is safe by construction, and the event loop never waits for torch.
+Not here: HTTP (serve.app), whose turn it is (serve.scheduler), text (serve.reply). Names come from a fixed list, and
+from `find`: a model that its owner made is loaded when it is first asked, and the one asked longest ago makes room.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith.adapter import Tuned, add_adapter, find_tuned, logit_change
+from tunesmith.adapter import Tuned, find_tuned
+from tunesmith.bank import Adapter, why_not
+from tunesmith.chat import Message
 from tunesmith.contender import Reply
 from tunesmith.errors import InputError, ModelError, ServeError
-from tunesmith.facts import weights_sha256
 from tunesmith.model import Base, find_base, load_base
+from tunesmith.running import Running, Switched, Worn
 from tunesmith.runs import is_run
-from tunesmith.serve.reply import Ask, stream_reply
+from tunesmith.serve.access import LOCAL_OWNER
+from tunesmith.serve.records.models import Made
+from tunesmith.serve.reply import Ask, Choice, Item, Piece, Writer, reply_limit
+from tunesmith.serve.scheduler import Busy, Job, Scheduler, wait_for
+from tunesmith.serve.wire.errors import RequestError
 from tunesmith.store import find_folder
 
-Item = str | Reply | Exception
+MAX_ADAPTERS = 64  # found by `find` and held at once
+MAX_ADAPTER_BYTES = 4 << 30
+CALL_S = 600.0  # a call to a base's thread may wait behind a prompt that is being fed
+READY_S = 10.0
+
 Say = Callable[[str], None]
+Find = Callable[[str, str], Made | None]  # (name, owner)
 
 
-@dataclass(slots=True)
-class _LoadedBase:
-    base: Base
-    worker: ThreadPoolExecutor
-    model: Any | None = None  # the PEFT model once an adapter is on it
-    adapters: int = 0
+class LoadedBase:
+    """A base in memory, and the thread that decodes with it."""
 
-    @contextmanager
-    def active(self, adapter: str | None) -> Iterator[Any]:
-        """The model with just this adapter in effect; to be entered on the worker's thread only."""
-        if self.model is None:
-            yield self.base.model
-        elif adapter is None:
-            with self.model.disable_adapter():
-                yield self.model
-        else:
-            self.model.set_adapter(adapter, inference_mode=True)
-            yield self.model
+    def __init__(self, base: Base, *, say: Say = lambda text: None) -> None:
+        self.base = base
+        self.running = Running(base)
+        self.scheduler = Scheduler(self.running)
+        if self.running.alone:
+            say(f"{base.name} answers one request at a time: {self.running.alone}.")
+
+    def active(self, adapter: Worn) -> AbstractContextManager[Any]:
+        """The model with just this adapter in effect; not while requests run."""
+        return self.running.wearing(adapter)
+
+    def put_on(self, folder: Path, say: Say) -> Adapter | Switched:
+        """Load an adapter. What the bank cannot hold is put on by PEFT, between two steps, and that is said."""
+        reason = why_not(folder)
+        if reason is None:
+            return self.running.put_on(folder)
+        say(f"{folder} is switched to for each of its own requests, which do not share steps: {reason}.")
+        adapter: Adapter | Switched = wait_for(self.scheduler.call(lambda: self.running.put_on(folder)), CALL_S)
+        return adapter
+
+    def take_off(self, adapter: Worn) -> None:
+        """Rows that use it go on to their end."""
+        if isinstance(adapter, Switched):
+            self.scheduler.call(lambda: self.running.take_off(adapter))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +74,17 @@ class ServedModel:
 
     name: str
     target: str
-    loaded: _LoadedBase
-    adapter: str | None  # its name on the PEFT model
-    adapter_sha256: str | None
+    loaded: LoadedBase
+    adapter: Worn
     created: int  # seconds since 1970: when the adapter, or the base, was written
 
     @property
     def base(self) -> Base:
         return self.loaded.base
+
+    @property
+    def adapter_sha256(self) -> str | None:
+        return self.adapter.sha256 if self.adapter else None
 
     @property
     def fingerprint(self) -> str:
@@ -72,11 +95,36 @@ class ServedModel:
 class ServedModels:
     """The models of one server. `load` makes it; `submit` and `stream` answer."""
 
-    def __init__(self, models: Mapping[str, ServedModel]) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, ServedModel],
+        *,
+        find: Find | None = None,
+        precision: str = "auto",
+        say: Say = lambda text: None,
+    ) -> None:
         self._models = dict(models)
+        self._bases = {_key(model.base.facts.path, model.base.quantized): model.loaded for model in models.values()}
+        self._pinned = set(self._bases)  # those that stay, whoever asks
+        self._made: OrderedDict[str, ServedModel] = OrderedDict()  # by `find`, the one asked longest ago first
+        self._trials: dict[tuple[str, str], Made] = {}
+        self._loading = threading.RLock()
+        self._probing = threading.Lock()
+        self.find = find
+        self.precision = precision
+        self.say = say
+        self.max_adapters = MAX_ADAPTERS
+        self.max_adapter_bytes = MAX_ADAPTER_BYTES
 
     @classmethod
-    def load(cls, targets: Mapping[str, str], *, precision: str = "auto", say: Say = lambda text: None) -> ServedModels:
+    def load(
+        cls,
+        targets: Mapping[str, str],
+        *,
+        precision: str = "auto",
+        say: Say = lambda text: None,
+        find: Find | None = None,
+    ) -> ServedModels:
         """Load name -> target, where a target is a folder of a run or an adapter, an alias, or a base's name or
         folder.
 
@@ -86,65 +134,177 @@ class ServedModels:
         if not targets:
             raise InputError("There is no model to serve.", "Name at least one: NAME=FOLDER.")
         found = {name: _resolve(target) for name, target in targets.items()}  # all refused before any is loaded
-        bases: dict[tuple[Path, bool], _LoadedBase] = {}
-        models = {}
+        models = cls({}, find=find, precision=precision, say=say)
         for name, tuned in found.items():
-            key = find_base(tuned.base, say).resolve(), tuned.quantized
-            if key not in bases:
-                worker = ThreadPoolExecutor(1, thread_name_prefix=f"tunesmith-{key[0].name}")
-                base = load_base(tuned.base, precision=precision, quantize=tuned.quantized, say=say)
-                bases[key] = _LoadedBase(base, worker)
-            models[name] = _put_on(bases[key], name, target=targets[name], folder=tuned.adapter)
-        return cls(models)
+            models._models[name] = models._load(name, targets[name], tuned)
+        models._pinned = set(models._bases)
+        return models
 
     def __iter__(self) -> Iterator[ServedModel]:
-        return iter(self._models.values())
+        """Those of the fixed list, which everyone may ask."""
+        return iter(list(self._models.values()))
 
-    def get(self, name: str) -> ServedModel:
-        """Raises ServeError (404) naming the models there are."""
-        if name not in self._models:
+    @property
+    def bases(self) -> list[LoadedBase]:
+        return list(self._bases.values())
+
+    def get(self, name: str, *, owner: str = LOCAL_OWNER) -> ServedModel:
+        """The model of this name; one that its owner made is loaded, so that this may take a moment.
+
+        Raises ServeError (404) naming the models there are, the same for a stranger's model as for none.
+        """
+        if name in self._models:
+            return self._models[name]
+        made = self._trials.get((name, owner)) or (self.find(name, owner) if self.find else None)
+        if made is None:
             raise ServeError(
                 f"The model {name!r} is not served here.",
                 f"Served: {', '.join(self._models)}.",
                 status=404,
                 code="model_not_found",
             )
-        return self._models[name]
+        return self._made_model(made)
 
-    def submit(self, name: str, ask: Ask, *, put: Callable[[Item], None]) -> threading.Event:
-        """Queue a generation on its base's thread. Setting the event returned ends it before its next token.
+    def add(self, name: str, target: str) -> ServedModel:
+        """Put a model on the fixed list while others answer, or another in the place of one; requests that began end
+        with what they began with. Raises as `load`."""
+        tuned = _resolve(target)
+        with self._loading:
+            before, model = self._models.get(name), self._load(name, target, tuned)
+            self._models[name] = model
+            if before is not None:
+                before.loaded.take_off(before.adapter)
+            return model
 
-        From that thread `put` gets pieces of text and last the Reply, or the exception that ended it.
+    def remove(self, name: str) -> None:
+        """Take a model off: one of the fixed list, or one that was found. Requests that began go on to their end."""
+        with self._loading:
+            model = self._models.pop(name, None) or self._made.pop(name, None)
+            if model is not None:
+                model.loaded.take_off(model.adapter)
+                self._let_bases_go()
+
+    @contextmanager
+    def on_trial(self, made: Made) -> Iterator[None]:
+        """While open, a model that is on no list answers under its name and to its owner, as it will once it is."""
+        self._trials[made.name, made.owner] = made
+        try:
+            yield
+        finally:
+            del self._trials[made.name, made.owner]
+            self.remove(made.name)
+
+    def submit(self, name: str, ask: Ask, *, put: Callable[[Item], None], owner: str = LOCAL_OWNER) -> threading.Event:
+        """Queue a request with its base. Setting the event returned ends it before its next token.
+
+        `put` gets, from the base's thread, pieces of text and a Choice for each reply, or the exception that ended it.
+        Raises ServeError for what cannot be answered: too long, or too many wait (Busy).
         """
-        served = self.get(name)
-        cancelled = threading.Event()
+        served = self.get(name, owner=owner)
+        ids = ask.prompt(served.base)
+        limit = reply_limit(served.base, len(ids), asked=ask.max_new_tokens)
+        _check_tokens(ask.ids, served.base, param="prompt")
+        _check_tokens([token for token, _ in ask.sampling.logit_bias], served.base, param="logit_bias")
+        writers = [Writer(served.base, ask, index=index, prompt_tokens=len(ids), limit=limit) for index in range(ask.n)]
+        job = Job(ids, writers, put, served.adapter, owner, most=limit)
+        served.loaded.scheduler.submit(job)
+        return job.cancelled
 
-        def work() -> None:
-            try:
-                if not cancelled.is_set():
-                    with served.loaded.active(served.adapter) as model:
-                        for item in stream_reply(served.base, model, ask=ask, cancelled=cancelled):
-                            put(item)
-            except Exception as error:  # it belongs to whoever asked, on another thread
-                put(error)
-
-        served.loaded.worker.submit(work)
-        return cancelled
-
-    def stream(self, name: str, ask: Ask) -> Iterator[str | Reply]:
+    def stream(self, name: str, ask: Ask, *, owner: str = LOCAL_OWNER) -> Iterator[str | Reply]:
         """The same for a caller that may wait: pieces of text, then the Reply. Closing it ends the generation."""
+        for item in self.stream_items(name, ask, owner=owner):
+            yield item.reply if isinstance(item, Choice) else item.text
+
+    def stream_items(self, name: str, ask: Ask, *, owner: str = LOCAL_OWNER) -> Iterator[Piece | Choice]:
+        """As `stream`, with the tokens where `ask` wants log-probabilities."""
         items: queue.SimpleQueue[Item] = queue.SimpleQueue()
-        cancelled = self.submit(name, ask, put=items.put)
+        cancelled = self.submit(name, ask, put=items.put, owner=owner)
         try:
             while True:
                 item = items.get()
                 if isinstance(item, Exception):
                     raise item
                 yield item
-                if isinstance(item, Reply):
+                if isinstance(item, Choice):
                     return
         finally:
             cancelled.set()
+
+    def check_ready(self) -> None:
+        """Every base makes a token, or made one just now. Raises ServeError (503) when one does not."""
+        with self._probing:
+            for loaded in self.bases:
+                if not loaded.scheduler.is_alive:
+                    _make_a_token(loaded)
+
+    def _made_model(self, made: Made) -> ServedModel:
+        """A made model, loaded if it is not, or if another was made under its name."""
+        with self._loading:
+            model = self._made.get(made.name)
+            if model is None or model.target != f"{made.folder} {made.sha256}":
+                if model is not None:
+                    model.loaded.take_off(model.adapter)
+                tuned = find_tuned(made.folder)
+                model = self._load(made.name, f"{made.folder} {made.sha256}", tuned, created=made.created)
+                if (model.adapter_sha256 or model.base.sha256) != made.sha256:
+                    raise ModelError(f"The files of {made.name!r} are not those that were made.", "Train it again.")
+                self._made[made.name] = model
+                self._make_room()
+            self._made.move_to_end(made.name)
+            return model
+
+    def _make_room(self) -> None:
+        """The made models asked longest ago go; the newest stays."""
+        sizes = {name: _num_bytes(model) for name, model in self._made.items()}
+        while len(sizes) > 1 and (len(sizes) > self.max_adapters or sum(sizes.values()) > self.max_adapter_bytes):
+            name, model = self._made.popitem(last=False)
+            del sizes[name]
+            model.loaded.take_off(model.adapter)
+        self._let_bases_go()
+
+    def _let_bases_go(self) -> None:
+        used = {id(model.loaded) for model in (*self._models.values(), *self._made.values())}
+        for key, loaded in list(self._bases.items()):
+            if key not in self._pinned and id(loaded) not in used:
+                self._bases.pop(key).scheduler.stop()
+
+    def _load(self, name: str, target: str, tuned: Tuned, *, created: int | None = None) -> ServedModel:
+        key = _key(find_base(tuned.base, self.say), tuned.quantized)
+        if key not in self._bases:
+            base = load_base(tuned.base, precision=self.precision, quantize=tuned.quantized, say=self.say)
+            self._bases[key] = LoadedBase(base, say=self.say)
+        loaded = self._bases[key]
+        adapter = loaded.put_on(tuned.adapter, self.say) if tuned.adapter else None
+        return ServedModel(name, target, loaded, adapter, created or _written(tuned.adapter or loaded.base.facts.path))
+
+
+def _make_a_token(loaded: LoadedBase) -> None:
+    items: queue.SimpleQueue[Item] = queue.SimpleQueue()
+    ids = loaded.base.renderer.prompt([Message("user", "?")])
+    writer = Writer(loaded.base, Ask(pieces=False), index=0, prompt_tokens=len(ids), limit=1)
+    try:
+        loaded.scheduler.submit(Job(ids, [writer], items.put, most=1))
+        item = items.get(timeout=READY_S)
+    except (queue.Empty, Busy) as error:
+        raise ServeError(f"{loaded.base.name} makes no token.", "Look at the log.", status=503) from error
+    if isinstance(item, Exception):
+        raise ServeError(f"{loaded.base.name} fails to answer.", "Look at the log.", status=503) from item
+
+
+def _num_bytes(model: ServedModel) -> int:
+    """What goes from memory with it: an adapter, or a base of its own."""
+    return model.adapter.num_bytes if model.adapter else model.base.facts.weight_bytes
+
+
+def _check_tokens(ids: Sequence[int], base: Base, *, param: str) -> None:
+    size = base.model.get_input_embeddings().num_embeddings
+    for token in ids:
+        if not 0 <= token < size:
+            raise RequestError(f"There is no token {token}: those of {base.name} are 0 to {size - 1}.", param=param)
+
+
+def _key(path: Path, quantized: bool) -> tuple[Path, bool]:
+    return path.resolve(), quantized
 
 
 def _resolve(target: str) -> Tuned:
@@ -153,20 +313,6 @@ def _resolve(target: str) -> Tuned:
     if is_run(path) or (path / "adapter_config.json").is_file():
         return find_tuned(path)
     return Tuned(str(path) if path.is_dir() else target, None, False)
-
-
-def _put_on(loaded: _LoadedBase, name: str, *, target: str, folder: Path | None) -> ServedModel:
-    """A model of a base, its adapter loaded and proven to have an effect."""
-    if folder is None:
-        return ServedModel(name, target, loaded, None, None, _written(loaded.base.facts.path))
-    adapter = f"adapter_{loaded.adapters}"
-    loaded.model = add_adapter(loaded.base, folder, name=adapter, model=loaded.model)
-    loaded.adapters += 1
-    if not logit_change(loaded.base, loaded.model) > 0:  # NaN fails as well
-        raise ModelError(
-            f"{folder} does not change what {loaded.base.name} answers.", "Train it again; it must not be served."
-        )
-    return ServedModel(name, target, loaded, adapter, weights_sha256(folder), _written(folder))
 
 
 def _written(folder: Path) -> int:

@@ -1,46 +1,39 @@
 """OpenAI's wire format for chat: a request body -> Ask, and replies, chunks and models as bodies.
 
-Not here: routes (serve.routes), errors (serve.wire.errors), generation (serve.reply).
-A field that would change the reply and is not supported is refused by name; a harmless unknown one is ignored.
+Not here: routes (serve.routes), errors (serve.wire.errors), the fields of all requests for text (serve.wire.asking).
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo
 
 from tunesmith.chat import Message
-from tunesmith.contender import Reply
-from tunesmith.generate import Sampling
+from tunesmith.sampling import Token
+from tunesmith.serve.grammar import ANY_OBJECT, json_grammar
 from tunesmith.serve.models import ServedModel
-from tunesmith.serve.reply import Ask
+from tunesmith.serve.reply import Ask, Choice, Piece
+from tunesmith.serve.tokens import TokenBytes
+from tunesmith.serve.tools import read_calls
+from tunesmith.serve.wire.asking import Asking, Neutral, is_whole, read_object, unsupported_field, usage_of
 from tunesmith.serve.wire.errors import RequestError, problems_error
+from tunesmith.serve.wire.metadata import Metadata
+from tunesmith.turns import ToolCall, order_problems, parse_calls, parse_tools
 
-# Fields that would change the reply, with the values under which they would not. null and absent are the same.
-UNSUPPORTED: dict[str, tuple[object, ...]] = {
+UNSUPPORTED: Neutral = {
     "audio": (),
-    "frequency_penalty": (0,),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "min_p": (0,),
     "modalities": (["text"],),
-    "n": (1,),
-    "presence_penalty": (0,),
+    "parallel_tool_calls": (True,),
+    "prediction": (),
     "reasoning_effort": ("none",),
-    "repetition_penalty": (1,),
-    "response_format": ({"type": "text"},),
     "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "top_k": (0, -1),
-    "top_logprobs": (0,),
     "web_search_options": (),
 }
-COLDEST = 1e-4  # below this temperature the division overflows; the reply is the greedy one
 
 
 def _joined(content: object) -> object:
@@ -52,86 +45,121 @@ def _joined(content: object) -> object:
         if not all(isinstance(part, str) for part in parts):
             raise ValueError("only text parts are supported: {'type': 'text', 'text': ...}")
         content = "".join(part for part in parts if isinstance(part, str))
-    if isinstance(content, str) and not _is_whole(content):
+    if isinstance(content, str) and not is_whole(content):
         raise ValueError("holds half of a character (a lone surrogate)")
     return content
 
 
-def _listed(stop: object) -> object:
-    stops = [stop] if isinstance(stop, str) else stop
-    if isinstance(stops, list) and "" in stops:
-        raise ValueError("a stop string cannot be empty")
-    return stops
-
-
-def _is_whole(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _calls(raw: object, info: ValidationInfo) -> tuple[ToolCall, ...]:
+    if raw and info.data.get("role") not in ("assistant", None):
+        raise ValueError("only assistants call tools")
+    calls, problems = parse_calls(raw, "this turn")
+    if problems:
+        raise ValueError(f"{problems[0].what} {problems[0].todo}")
+    return calls
 
 
 class ChatMessage(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[str, BeforeValidator(_joined)]
+    tool_calls: Annotated[Any, BeforeValidator(_calls)] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    @property
+    def message(self) -> Message:
+        name = self.name if self.role == "tool" else None  # of others it is a label that templates do not write
+        return Message(self.role, self.content, tool_calls=self.tool_calls, tool_call_id=self.tool_call_id, name=name)
 
 
-class StreamOptions(BaseModel):
-    include_usage: bool = False
+class JsonSchema(BaseModel):
+    """`strict` makes no difference: the reply keeps to the schema."""
+
+    model_config = ConfigDict(strict=True, populate_by_name=True)
+
+    name: str = "reply"
+    values: dict[str, Any] = Field(alias="schema")
 
 
-class ChatRequest(BaseModel):
-    """The fields that are read. temperature is 0 by default, not OpenAI's 1: what answers is what was measured."""
+class ResponseFormat(BaseModel):
+    model_config = ConfigDict(strict=True)
 
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchema | None = None
 
-    model: str
+
+class ChatRequest(Asking):
+    """As Asking; `ask` is what it comes down to."""
+
     messages: list[ChatMessage] = Field(min_length=1)
-    temperature: float = Field(0.0, ge=0, le=2)
-    top_p: float = Field(1.0, ge=0, le=1)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    stop: Annotated[list[str], BeforeValidator(_listed), Field(max_length=4)] = []
-    stream: bool = False
-    stream_options: StreamOptions = StreamOptions()
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=0, le=20)
+    tools: list[dict[str, Any]] = []
+    tool_choice: str = "auto"
+    response_format: ResponseFormat = ResponseFormat()
+    store: bool = False
+    metadata: Metadata | None = None
+    _sent: list[Any] = PrivateAttr(default_factory=list)
+
+    @property
+    def to_keep(self) -> list[dict[str, Any]] | None:
+        """The messages as they came, where the request asked to keep them."""
+        return self._sent if self.store else None
+
+    @property
+    def offered(self) -> tuple[Any, ...]:
+        """The tools that the prompt tells of. Raises RequestError for what is none."""
+        tools, problems = parse_tools(self.tools)
+        if problems:
+            raise RequestError(f"{problems[0].what} {problems[0].todo}", param="tools")
+        return tools if self.tool_choice == "auto" else ()
 
     @property
     def ask(self) -> Ask:
-        greedy = self.temperature < COLDEST or self.top_p == 0
+        """Raises RequestError for results without calls, tools that are none, and a schema that cannot be kept to."""
+        messages, tools = tuple(message.message for message in self.messages), self.offered
+        for problem in order_problems(messages, ()):
+            raise RequestError(f"{problem.what} {problem.todo}", param="messages")
+        form = self.response_format
+        if form.type != "text" and tools:
+            raise RequestError("'response_format' cannot be kept to by a call of a tool.", param="response_format")
+        if form.type == "json_schema" and form.json_schema is None:
+            raise RequestError("'response_format' of type json_schema has no 'json_schema'.", param="response_format")
+        schema = form.json_schema.values if form.json_schema and form.type == "json_schema" else ANY_OBJECT
         return Ask(
-            messages=tuple(Message(message.role, message.content) for message in self.messages),
+            messages=messages,
             max_new_tokens=self.max_completion_tokens or self.max_tokens,
-            sampling=Sampling(0.0 if greedy else self.temperature, self.top_p, self.seed),
+            sampling=self.sampling(self.top_logprobs if self.logprobs else None),
             stop=tuple(self.stop),
+            n=self.n,
+            tools=tools,
+            constrain=None if form.type == "text" else json_grammar(schema),
+            pieces=self.stream and not tools,  # whether a text is a call is seen at its end
         )
 
 
 def parse_chat(body: bytes) -> ChatRequest:
     """Raises RequestError (400) with every problem of the body, and the first one's field as `param`."""
+    values = read_object(body, UNSUPPORTED)
+    for message in values["messages"] if isinstance(values.get("messages"), list) else []:
+        if isinstance(message, dict):
+            if message.get("tool_calls") and message.get("content") is None:
+                message["content"] = ""
+            for name in [name for name in ("tool_calls", "tool_call_id", "name") if message.get(name, ...) is None]:
+                del message[name]
+            if message.get("function_call"):
+                raise unsupported_field("function_call")
     try:
-        values = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"The body is no JSON: {error}.") from error
-    if not isinstance(values, dict):
-        raise RequestError("The body is no JSON object.")
-    values = {key: value for key, value in values.items() if value is not None}
-    for name, neutral in UNSUPPORTED.items():
-        if name in values and values[name] not in neutral:
-            raise RequestError(
-                f"'{name}' is not supported by this server; leave it out.", param=name, code="unsupported_parameter"
-            )
-    for index, message in enumerate(values["messages"] if isinstance(values.get("messages"), list) else []):
-        if isinstance(message, dict) and message.get("tool_calls"):
-            param = f"messages[{index}].tool_calls"
-            raise RequestError(f"'{param}' is not supported by this server.", param=param, code="unsupported_parameter")
-    try:
-        return ChatRequest.model_validate(values)
+        chat = ChatRequest.model_validate(values)
     except ValidationError as error:
         raise problems_error(error) from error
+    if chat.top_logprobs and not chat.logprobs:
+        raise RequestError("'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
+    chat._sent = values["messages"]
+    return chat
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,18 +169,70 @@ class Envelope:
     id: str
     created: int
     model: ServedModel
+    tools: tuple[Any, ...] = ()
+    logprobs: bool = False
 
-    def completion(self, reply: Reply) -> dict[str, Any]:
-        message = {"role": "assistant", "content": reply.text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reply.finish_reason}
-        return {**self._head("chat.completion"), "choices": [choice], "usage": usage(reply)}
+    def completion(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        bodies = []
+        for choice in sorted(choices, key=lambda choice: choice.index):
+            message, reason = self._message(choice)
+            body = {"index": choice.index, "message": message, "logprobs": self._told(choice.tokens)}
+            bodies.append({**body, "finish_reason": reason})
+        usage = usage_of([choice.reply for choice in choices])
+        return {**self._head("chat.completion"), "choices": bodies, "usage": usage}
 
-    def chunk(self, delta: dict[str, str], *, finish_reason: str | None = None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def opening(self, index: int) -> dict[str, Any]:
+        return self._chunk(index, {"role": "assistant", "content": ""})
+
+    def piece(self, piece: Piece) -> dict[str, Any]:
+        return self._chunk(piece.index, {"content": piece.text}, tokens=piece.tokens)
+
+    def ending(self, choice: Choice) -> list[dict[str, Any]]:
+        """The last chunks of a choice: where tools were offered its text or calls, and the reason of its end."""
+        chunks = []
+        message, reason = self._message(choice)
+        if self.tools:
+            calls = [{"index": place, **call} for place, call in enumerate(message.get("tool_calls", ()))]
+            if message["content"]:
+                chunks.append(self._chunk(choice.index, {"content": message["content"]}, tokens=choice.tokens))
+            if calls:
+                chunks.append(self._chunk(choice.index, {"tool_calls": calls}))
+        return [*chunks, self._chunk(choice.index, {}, reason=reason)]
+
+    def usage_chunk(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        usage = usage_of([choice.reply for choice in choices])
+        return {**self._head("chat.completion.chunk"), "choices": [], "usage": usage}
+
+    def _message(self, choice: Choice) -> tuple[dict[str, Any], str]:
+        reply = choice.reply
+        message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None}
+        if self.tools:
+            text, calls = read_calls(reply.text, self.tools)
+            if calls:
+                message |= {"content": text or None, "tool_calls": [call.as_dict() for call in calls]}
+                return message, "tool_calls"
+        return message, reply.finish_reason
+
+    def _chunk(
+        self, index: int, delta: dict[str, Any], *, tokens: Sequence[Token] = (), reason: str | None = None
+    ) -> dict[str, Any]:
+        told = self._told(tokens) if tokens else None
+        choice = {"index": index, "delta": delta, "logprobs": told, "finish_reason": reason}
         return {**self._head("chat.completion.chunk"), "choices": [choice]}
 
-    def usage_chunk(self, reply: Reply) -> dict[str, Any]:
-        return {**self._head("chat.completion.chunk"), "choices": [], "usage": usage(reply)}
+    def _told(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
+        if not self.logprobs:
+            return None
+        known = TokenBytes(self.model.base.renderer.tokenizer)
+
+        def told(token: int, logprob: float | None) -> dict[str, Any]:
+            of = known.of(token)
+            return {"token": of.decode(errors="replace"), "logprob": logprob, "bytes": list(of)}
+
+        content = [
+            {**told(token.id, token.logprob), "top_logprobs": [told(*other) for other in token.top]} for token in tokens
+        ]
+        return {"content": content, "refusal": None}
 
     def _head(self, kind: str) -> dict[str, Any]:
         model = self.model
@@ -163,11 +243,6 @@ class Envelope:
             "model": model.name,
             "system_fingerprint": model.fingerprint,
         }
-
-
-def usage(reply: Reply) -> dict[str, int]:
-    total = reply.prompt_tokens + reply.completion_tokens
-    return {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens, "total_tokens": total}
 
 
 def model_body(model: ServedModel) -> dict[str, Any]:

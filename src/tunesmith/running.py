@@ -1,0 +1,323 @@
+"""Continuous batching on one base: rows join and leave between two steps, each with its own adapter and sampling.
+
+Not here: who waits and whose turn it is (serve.scheduler), text (serve.reply). For one thread at a time.
+A prompt is fed in chunks beside the running batch; what an earlier prompt of the same adapter and owner began with is
+not computed again. Axes: B rows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunesmith.adapter import add_adapter, logit_change
+from tunesmith.bank import Adapter, Bank, why_not
+from tunesmith.chat import Message
+from tunesmith.errors import ModelError
+from tunesmith.facts import weights_sha256
+from tunesmith.model import Base
+from tunesmith.prefill import State, prefill
+from tunesmith.sampling import Drawing, Token
+from tunesmith.slots import COLUMNS, Slots, forward
+
+CACHE_BYTES = 2 << 30  # of the running rows' keys and values
+REUSE_BYTES = 256 << 20  # of those kept for later prompts
+REUSE_PROMPTS = 256  # of which each is looked at
+TOLERANCE = 1e-3  # of the logits' spread, between this decoding and the stock forward; in 16 bits 100 times that
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Switched:
+    """An adapter that the bank cannot hold (`reason`): PEFT puts it on and takes it off around each of its steps."""
+
+    name: str  # on the PEFT model
+    sha256: str
+    reason: str
+    num_bytes: int
+
+
+Worn = Adapter | Switched | None  # what a row wears: None is the base as it is
+
+
+@dataclass(eq=False)
+class Row:
+    """A reply that is being made: `token` was chosen last and is not fed yet; `length` tokens are in the cache."""
+
+    adapter: Worn
+    length: int
+    most: int  # tokens it may have in the cache in the end
+    drawing: Drawing
+    token: Token
+    state: State | None = None  # of a row that is not in the batch
+    failure: Exception | None = None  # why no token could be chosen, such as a grammar that leaves none
+
+
+class Prompt:
+    """A prompt that is being fed. `advance` until it says that all of it is."""
+
+    def __init__(self, running: Running, ids: Sequence[int], *, adapter: Worn, owner: str) -> None:
+        self.running = running
+        self.ids = tuple(ids)
+        self.adapter = adapter
+        self.key = (adapter.identity if isinstance(adapter, Adapter) else "", owner)
+        self.slots = Slots(running.num_layers)
+        self.slots.make_room(1, len(ids))
+        self.state: State | None = None
+        self.logits_V = torch.empty(0)
+        self.reused = self.fed = 0
+
+    def advance(self, num_tokens: int) -> bool:
+        """Feed about so many more tokens; whether that was the last of them."""
+        if self.running.alone or isinstance(self.adapter, Switched):
+            with self.running.wearing(self.adapter) as model:
+                self.state = prefill(model, [self.ids], prefix=None)
+            self.logits_V = self.state.logits_BV[0]
+            return True
+        if not self.fed:
+            self.reused = self.fed = self.running.reuse.fill(self.slots, self.ids, key=self.key)
+        chunk = self.ids[self.fed : self.fed + num_tokens]
+        with self.running.wearing(self.adapter) as model:
+            logits_BV = forward(model, torch.tensor([chunk]), slots=self.slots, starts=[self.fed])
+        self.fed += len(chunk)
+        self.logits_V = logits_BV[0]
+        return self.fed == len(self.ids)
+
+
+class Running:
+    """The rows of one base. `alone`: why this base's rows cannot share a step, None where they can."""
+
+    def __init__(
+        self, base: Base, *, cache_bytes: int = CACHE_BYTES, reuse_bytes: int = REUSE_BYTES, check: bool = True
+    ) -> None:
+        self.base = base
+        self.bank = Bank(base)
+        self.num_layers = base.model.config.get_text_config().num_hidden_layers
+        self.cache_bytes = cache_bytes
+        self.reuse = _Reuse(reuse_bytes)
+        self.rows: list[Row] = []  # in the order of their slots
+        self.apart: list[Row] = []  # each with a state of its own
+        self.slots = Slots(self.num_layers)
+        self.token_bytes = 0
+        self.peft: Any | None = None
+        self._num_switched = 0
+        self._retired: set[Switched] = set()
+        self.alone: str | None = None
+        if check:
+            self.alone = self._why_alone()
+
+    # -- adapters ------------------------------------------------------------------------------------------------
+
+    def put_on(self, folder: Path) -> Adapter | Switched:
+        """An adapter of this base, proved to have an effect. Raises ModelError as `Bank.read` does.
+
+        Where `why_not(folder)` is None, any thread may call it at any time; else only the one that decodes.
+        """
+        reason = why_not(folder)
+        if reason is None:
+            return self.bank.read(folder)
+        name = f"adapter_{self._num_switched}"
+        self._num_switched += 1
+        self.peft = add_adapter(self.base, folder, name=name, model=self.peft)
+        if not logit_change(self.base, self.peft) > 0:  # NaN fails as well
+            raise ModelError(
+                f"{folder} does not change what {self.base.name} answers.", "Train it again; it must not be served."
+            )
+        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        return Switched(name, weights_sha256(folder), reason, size)
+
+    def take_off(self, adapter: Switched) -> None:
+        """Forget it as soon as no row uses it."""
+        self._retired.add(adapter)
+        self._forget_retired()
+
+    def _forget_retired(self) -> None:
+        used = {row.adapter for row in self.apart}
+        for adapter in [adapter for adapter in self._retired if adapter not in used]:
+            self._retired.remove(adapter)
+            if self.peft is not None and len(self.peft.peft_config) > 1:  # PEFT keeps the last one
+                self.peft.delete_adapter(adapter.name)
+
+    @contextlib.contextmanager
+    def wearing(self, adapter: Worn) -> Iterator[Any]:
+        """The model with just this adapter in effect, for any number of rows and tokens."""
+        if isinstance(adapter, Switched):
+            assert self.peft is not None
+            self.peft.set_adapter(adapter.name, inference_mode=True)
+            yield self.peft
+            return
+        with self._without_peft(), self.bank.using([adapter]):
+            yield self.base.model
+
+    def _without_peft(self) -> contextlib.AbstractContextManager[None]:
+        return self.peft.disable_adapter() if self.peft is not None else contextlib.nullcontext()
+
+    # -- rows ----------------------------------------------------------------------------------------------------
+
+    def fits(self, num_rows: int, most: int) -> bool:
+        """Whether so many more rows of up to `most` tokens have room in the cache; alone, any row has."""
+        if not self.rows:
+            return True
+        most = max(most, *(row.most for row in self.rows))
+        return (len(self.rows) + num_rows) * most * self.token_bytes <= self.cache_bytes
+
+    def begin(self, ids: Sequence[int], *, adapter: Worn = None, owner: str = "") -> Prompt:
+        """A prompt to be fed; its keys and values may serve later prompts of the same adapter and owner only."""
+        return Prompt(self, ids, adapter=adapter, owner=owner)
+
+    def join(self, prompt: Prompt, drawings: Sequence[Drawing], *, max_new_tokens: int) -> list[Row]:
+        """Rows that go on from a prompt that is fed, one for each drawing, each with its first token."""
+        length = len(prompt.ids)
+        rows = []
+        for drawing in drawings:
+            token = drawing.draw(prompt.logits_V)
+            rows.append(Row(prompt.adapter, length, length + max_new_tokens, drawing, token))
+        if prompt.state is not None:
+            for row in rows:
+                row.state = copy.copy(prompt.state)
+                row.state.cache = copy.deepcopy(prompt.state.cache) if len(rows) > 1 else prompt.state.cache
+            self.apart += rows
+            return rows
+        needed = len(self.rows) + len(rows)
+        self.slots.make_room(1 << (needed - 1).bit_length(), length + COLUMNS)
+        for row in rows:
+            self.slots.take(prompt.slots, row=len(self.rows), columns=length)
+            self.rows.append(row)
+        self.reuse.keep(prompt)
+        return rows
+
+    def step(self) -> None:
+        """Feed every row's token and choose its next."""
+        if self.rows:
+            ids_BT = torch.tensor([[row.token.id] for row in self.rows])
+            worn = [row.adapter for row in self.rows]
+            with self._without_peft(), self.bank.using(worn):  # type: ignore[arg-type]  # none of them is Switched
+                starts = [row.length for row in self.rows]
+                logits_BV = forward(self.base.model, ids_BT, slots=self.slots, starts=starts)
+            self._choose(self.rows, logits_BV)
+        for row in self.apart:
+            assert row.state is not None
+            with self.wearing(row.adapter) as model, torch.inference_mode():
+                row.state.model = model
+                row.state.advance(torch.tensor([[row.token.id]]), torch.tensor([[row.length]]))
+            self._choose([row], row.state.logits_BV)
+
+    def _choose(self, rows: Sequence[Row], logits_BV: torch.Tensor) -> None:
+        best_B = logits_BV.argmax(-1).tolist()
+        for row, best, logits_V in zip(rows, best_B, logits_BV, strict=True):
+            row.length += 1
+            try:
+                row.token = Token(best) if row.drawing.is_argmax else row.drawing.draw(logits_V)
+            except Exception as error:  # it belongs to whoever asked for this row
+                row.failure = error
+
+    def leave(self, row: Row) -> None:
+        """Take a row out; the last one takes its slot."""
+        if row.state is not None:
+            self.apart.remove(row)
+            self._forget_retired()
+            return
+        place = self.rows.index(row)
+        last = self.rows.pop()
+        if last is not row:
+            self.slots.move(len(self.rows), to=place, columns=last.length)
+            self.rows[place] = last
+        if not self.rows:
+            self.slots = Slots(self.num_layers)
+
+    def clear(self) -> None:
+        """Take all rows out, after a step that failed."""
+        self.rows, self.apart = [], []
+        self.slots = Slots(self.num_layers)
+
+    # -- the proof -----------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _why_alone(self) -> str | None:
+        """Two rows of different lengths, a prompt in two chunks and one step: what the stock forward gives, or why the
+        base's rows are decoded one by one by that."""
+        ids = self.base.renderer.prompt([Message("user", "Where is my card?")])
+        prompts = [ids, ids[: len(ids) // 2 + 1]]
+        expected = [self.base.model(input_ids=torch.tensor([row]).to(self.base.model.device)).logits for row in prompts]
+        try:
+            found = self._probe(prompts)
+        except Exception as error:  # a model's own code, which may fail in any way on a cache it does not know
+            return f"its layers do not keep keys and values in the usual form: {type(error).__name__}: {error}"
+        finally:
+            self.clear()
+            self.reuse.clear()
+        stock_BV = torch.stack([logits[0, -1].float().cpu() for logits in expected])
+        spread = float(stock_BV.std())
+        difference = float((found.float() - stock_BV).abs().max()) / (spread or 1.0)
+        limit = TOLERANCE if expected[0].dtype == torch.float32 else 100 * TOLERANCE
+        if difference <= limit:
+            return None
+        return f"its logits would differ by {difference:.2g} of their spread from the stock forward"
+
+    def _probe(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Logits (B, V) of each prompt, its last token fed by a step of the batch."""
+        for number, ids in enumerate(prompts):
+            prompt = self.begin(ids[:-1], owner=str(number))
+            while not prompt.advance(max(1, len(ids) // 2)):
+                pass
+            self.token_bytes = max(1, prompt.slots.num_bytes // len(prompt.ids))
+            (row,) = self.join(prompt, [Drawing()], max_new_tokens=1)
+            row.token = Token(ids[-1])
+        ids_BT = torch.tensor([[row.token.id] for row in self.rows])
+        return forward(self.base.model, ids_BT, slots=self.slots, starts=[row.length for row in self.rows])
+
+
+class _Reuse:
+    """Keys and values of earlier prompts, by adapter and owner; the least used go first."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self.held: OrderedDict[tuple[tuple[str, str], tuple[int, ...]], Slots] = OrderedDict()
+
+    def fill(self, slots: Slots, ids: tuple[int, ...], *, key: tuple[str, str]) -> int:
+        """Copy what an earlier prompt had in common with this one; how many tokens. At least one is left to feed."""
+        best, length = None, 0
+        for entry in self.held:
+            if entry[0] == key and (common := _common(entry[1], ids)) > length:
+                best, length = entry, common
+        length = min(length, len(ids) - 1)
+        if best is None or length < 1:
+            return 0
+        self.held.move_to_end(best)
+        slots.take(self.held[best], row=0, columns=length)
+        return length
+
+    def keep(self, prompt: Prompt) -> None:
+        """Keep a prompt that was mostly new; one that it goes on from is let go."""
+        if prompt.reused * 2 > len(prompt.ids):
+            return
+        key = prompt.key
+        for entry in [entry for entry in self.held if entry[0] == key and prompt.ids[: len(entry[1])] == entry[1]]:
+            del self.held[entry]
+        self.held[key, prompt.ids] = prompt.slots
+        while len(self.held) > REUSE_PROMPTS or self.num_bytes > self.most_bytes:
+            self.held.popitem(last=False)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(slots.num_bytes for slots in self.held.values())
+
+    def clear(self) -> None:
+        self.held.clear()
+
+
+def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    length = min(len(a), len(b))
+    if a[:length] == b[:length]:
+        return length
+    low, high = 0, length  # a[:low] == b[:low], a[:high] != b[:high]
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if a[low:middle] == b[low:middle] else (low, middle)
+    return low

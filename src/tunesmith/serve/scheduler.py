@@ -1,0 +1,248 @@
+"""Whose turn it is: requests wait in a queue for each owner, join the running batch of their base, and leave it.
+
+Not here: the batch itself (running), text (serve.reply), which model a name means (serve.models). One thread per base
+does everything that touches its weights; an owner who asks a lot waits behind those who ask little.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from tunesmith.errors import ServeError
+from tunesmith.running import Prompt, Row, Running, Worn
+from tunesmith.serve.reply import Choice, Item, Writer
+
+MAX_ROWS = 32  # in a step; more are hardly faster on a processor
+MAX_WAITING = 1024  # requests of all owners
+MAX_OWNERS_WAITING = 256  # of one owner
+CHUNK = 256  # tokens of a prompt between two steps of those that run
+ALIVE_S = 5.0  # a token made so recently proves that the base answers
+
+Result = TypeVar("Result")
+
+
+class Busy(ServeError):
+    """The queue is full (429). `retry_after_s` is about how long it takes until there is room."""
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message, f"Ask again in {retry_after_s} s.", status=429, code="rate_limit_exceeded")
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(eq=False)
+class Job:
+    """One request: a prompt, and a writer for each reply that is wanted of it. `put` is called from the base's thread
+    with pieces of text, a Choice for each reply, or the exception that ended all of them."""
+
+    ids: Sequence[int]
+    writers: Sequence[Writer]
+    put: Callable[[Item], None]
+    adapter: Worn = None
+    owner: str = ""
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    most: int = 0  # tokens of a reply
+    left: int = 0  # replies that are not finished
+    asked_s: float = field(default_factory=time.monotonic)
+
+
+class Scheduler:
+    """Runs the jobs of one base on a thread of its own, which starts with the first."""
+
+    def __init__(self, running: Running, *, max_rows: int = MAX_ROWS, max_waiting: int = MAX_WAITING) -> None:
+        self.running = running
+        self.max_rows = max_rows
+        self.max_waiting = max_waiting
+        self.token_made_s: float | None = None  # when the last one was made
+        self._lock = threading.Condition()
+        self._waiting: dict[str, deque[Job]] = {}  # by owner; the owner served longest ago comes first
+        self._calls: deque[Callable[[], None]] = deque()
+        self._rows: dict[Row, tuple[Job, Writer]] = {}
+        self._opening: tuple[Job, Prompt | None] | None = None  # a job whose prompt is being fed
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+        self._took_s = 1.0  # a job, lately
+
+    def submit(self, job: Job) -> None:
+        """Queue a job. Raises Busy when too many wait, of this owner or of all."""
+        job.left = len(job.writers)
+        with self._lock:
+            of_owner, of_all = self._count_waiting(job.owner)
+            if of_owner >= min(MAX_OWNERS_WAITING, self.max_waiting) or of_all >= self.max_waiting:
+                raise Busy(f"{of_all} requests wait already.", retry_after_s=self._retry_after_s(of_owner))
+            self._waiting.setdefault(job.owner, deque()).append(job)
+            self._wake()
+
+    def _count_waiting(self, owner: str) -> tuple[int, int]:
+        """Of this owner and of all, without those whose clients have gone."""
+        for name, jobs in list(self._waiting.items()):
+            self._waiting[name] = deque(job for job in jobs if not job.cancelled.is_set())
+        return len(self._waiting.get(owner, ())), sum(map(len, self._waiting.values()))
+
+    def call(self, work: Callable[[], Result]) -> Future[Result]:
+        """Do something with the base between two steps, on its thread."""
+        future: Future[Result] = Future()
+
+        def do() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:  # it belongs to whoever called
+                future.set_exception(error)
+
+        with self._lock:
+            self._calls.append(do)
+            self._wake()
+        return future
+
+    def stop(self) -> None:
+        """End the thread once nothing runs or waits."""
+        with self._lock:
+            self._stopped = True
+            self._lock.notify()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether a token was made just now: no need to try."""
+        return self.token_made_s is not None and time.monotonic() - self.token_made_s < ALIVE_S
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many replies are being made, and how many requests wait."""
+        with self._lock:
+            return len(self._rows), sum(map(len, self._waiting.values()))
+
+    def _retry_after_s(self, of_owner: int) -> int:
+        return min(60, max(1, round(self._took_s * of_owner / self.max_rows)))
+
+    def _wake(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="tunesmith-decoding", daemon=True)
+            self._thread.start()
+        self._lock.notify()
+
+    # -- the base's thread ---------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                while not (self._rows or self._opening or self._waiting or self._calls):
+                    if self._stopped:
+                        self._thread = None  # one who comes too late starts another
+                        return
+                    self._lock.wait()
+                calls, self._calls = self._calls, deque()
+            for call in calls:
+                call()
+            try:
+                self._drop_cancelled()
+                self._feed_prompts()
+                if self._rows:
+                    self.running.step()
+                    self._write(list(self._rows))
+            except Exception as error:  # it belongs to all who are in the batch
+                self._fail(error)
+
+    def _feed_prompts(self) -> None:
+        """At most CHUNK tokens, so that those who run do not wait long; all the more when nobody runs."""
+        budget = CHUNK
+        while budget > 0:
+            if self._opening is None:
+                job = self._next()
+                if job is None:
+                    return
+                self._opening = job, None
+            job, prompt = self._opening
+            try:
+                prompt = prompt or self.running.begin(job.ids, adapter=job.adapter, owner=job.owner)
+                before = prompt.fed
+                done = prompt.advance(budget)
+                self._opening = None if done else (job, prompt)
+                budget -= max(1, prompt.fed - max(before, prompt.reused))
+                if done:
+                    self._join(job, prompt)
+            except Exception as error:  # it belongs to whoever asked
+                self._opening = None
+                job.put(error)
+
+    def _next(self) -> Job | None:
+        """The job of an owner with the fewest rows, whoever waits longest among these; None while it has no room."""
+        with self._lock:
+            for owner in list(self._waiting):
+                while self._waiting[owner] and self._waiting[owner][0].cancelled.is_set():
+                    self._waiting[owner].popleft()
+                if not self._waiting[owner]:
+                    del self._waiting[owner]
+            if not self._waiting:
+                return None
+            rows = dict.fromkeys(self._waiting, 0)
+            for job, _ in self._rows.values():
+                if job.owner in rows:
+                    rows[job.owner] += 1
+            owner = min(rows, key=lambda name: rows[name])
+            job = self._waiting[owner][0]
+            num_rows = len(job.writers)
+            if self._rows and len(self._rows) + num_rows > self.max_rows:
+                return None
+            if not self.running.fits(num_rows, len(job.ids) + job.most):
+                return None
+            queue = self._waiting.pop(owner)
+            queue.popleft()
+            if queue:
+                self._waiting[owner] = queue  # behind all other owners
+            return job
+
+    def _join(self, job: Job, prompt: Prompt) -> None:
+        drawings = [writer.drawing for writer in job.writers]
+        rows = self.running.join(prompt, drawings, max_new_tokens=job.most)
+        for row, writer in zip(rows, job.writers, strict=True):
+            self._rows[row] = job, writer
+        self._write(rows)
+
+    def _fail(self, error: Exception) -> None:
+        jobs = {id(job): job for job, _ in self._rows.values()}
+        self._rows.clear()
+        self.running.clear()
+        for job in jobs.values():
+            job.put(error)
+
+    def _write(self, rows: Sequence[Row]) -> None:
+        """Hand each row's new token to its writer; those that are finished leave."""
+        self.token_made_s = time.monotonic()
+        for row in rows:
+            job, writer = self._rows[row]
+            try:
+                if row.failure is not None:
+                    raise row.failure
+                for item in writer.push(row.token):
+                    job.put(item)
+                    if isinstance(item, Choice):
+                        self._leave(row)
+                        job.left -= 1
+                        if not job.left:
+                            self._took_s += 0.1 * (time.monotonic() - job.asked_s - self._took_s)
+            except Exception as error:  # of the writer: it belongs to whoever asked
+                job.cancelled.set()
+                job.put(error)
+
+    def _drop_cancelled(self) -> None:
+        if self._opening is not None and self._opening[0].cancelled.is_set():
+            self._opening = None
+        for row in [row for row, (job, _) in self._rows.items() if job.cancelled.is_set()]:
+            self._leave(row)
+
+    def _leave(self, row: Row) -> None:
+        if self._rows.pop(row, None) is not None:
+            self.running.leave(row)
+
+
+def wait_for(future: Future[Any], timeout_s: float) -> Any:
+    """The result of a call to a base's thread. Raises ServeError (503) when it does not come."""
+    try:
+        return future.result(timeout_s)
+    except TimeoutError as error:
+        raise ServeError("The model does not answer.", "Look at the server's log.", status=503) from error
