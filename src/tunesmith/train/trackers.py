@@ -81,7 +81,8 @@ class MLflow:
 
 
 class Wandb:
-    """Offline files in the run's `wandb/`, which `wandb sync` sends; WANDB_MODE=online sends them at once."""
+    """Offline files in the run's `wandb/`, which `wandb sync` sends; WANDB_MODE=online sends them at once. The
+    package's own variables (WANDB_PROJECT, WANDB_NAME, WANDB_ENTITY, WANDB_TAGS) say where."""
 
     def __init__(self, run: Run) -> None:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -89,9 +90,9 @@ class Wandb:
 
         quiet = wandb.Settings(console="off", disable_git=True, quiet=True, x_disable_stats=True)
         self._run: Any = wandb.init(
-            project=PROJECT,
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
             id=run.id,
-            name=run.id,
+            name=os.environ.get("WANDB_NAME", run.id),
             dir=str(run.directory),
             config=run.recipe,
             mode=os.environ.get("WANDB_MODE", "offline"),
