@@ -23,6 +23,20 @@ Permission = Literal[
 ]  # fmt: skip
 PERMISSIONS: tuple[Permission, ...] = get_args(Permission)
 LOCAL_OWNER = "local"
+API_KEY_VARIABLE = "TUNESMITH_API_KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """What one key may use (serve.limits); None: as much as there is."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    storage_bytes: int | None = None  # of all that its owner keeps
+    jobs: int | None = None  # of its owner, that have not ended
+
+
+UNLIMITED = KeyLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +46,7 @@ class Identity:
     owner: str
     permissions: frozenset[Permission]
     key_id: str | None = None
+    limits: KeyLimits = UNLIMITED
 
 
 class Access(Protocol):

@@ -6,23 +6,25 @@ an application with a path that no Route declared does not start.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 
 from tunesmith.serve.access import Identity, Permission
 from tunesmith.serve.wire.errors import ErrorBody, RequestError
 
-PROBLEMS = {status: {"model": ErrorBody} for status in (400, 401, 403, 404, 413, 415, 429, 500, 503)}
+PROBLEMS = {status: {"model": ErrorBody} for status in (400, 401, 403, 404, 408, 413, 415, 429, 500, 503)}
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """`endpoint` is a plain `def` where it reads the database or the disk, so that it runs in a thread, and `async`
-    only where it streams. `docs` goes into the OpenAPI description: the schema of a body that is read by hand."""
+    only where it streams. For the OpenAPI description: `body` is what is read by hand, `answer` what is given, and
+    `docs` anything else of it."""
 
     method: str
     path: str
@@ -30,10 +32,16 @@ class Route:
     permission: Permission
     status: int = 200
     docs: dict[str, Any] = field(default_factory=dict)
+    body: type[BaseModel] | None = None
+    answer: type[BaseModel] | None = None
 
 
-def who(request: Request) -> Identity:
-    """Who asks; for a public route without a key nobody, which is an error of ours."""
+async def who(request: Request) -> Identity:
+    """Who asks. Raises the refusal where nobody was identified."""
+    return asker(request)
+
+
+def asker(request: Request) -> Identity:
     identity: Identity | None = request.state.identity
     if identity is None:
         raise request.state.refusal
@@ -52,7 +60,7 @@ def add_routes(app: FastAPI, routes: Sequence[Route]) -> None:
             methods=[route.method],
             status_code=route.status,
             dependencies=[Depends(_allowed(route.permission))],
-            responses=PROBLEMS,  # type: ignore[arg-type]
+            responses=_responses(route),
             openapi_extra=route.docs,
             response_model=None,
         )
@@ -62,11 +70,25 @@ def add_routes(app: FastAPI, routes: Sequence[Route]) -> None:
             raise ValueError(f"{found.path} declares no permission")
 
 
-def _allowed(permission: Permission) -> Callable[[Request], None]:
-    def check(request: Request) -> None:
+def _responses(route: Route) -> dict[int | str, dict[str, Any]]:
+    responses: dict[int | str, dict[str, Any]] = {status: dict(problem) for status, problem in PROBLEMS.items()}
+    if route.answer:
+        responses[route.status] = {"model": route.answer}
+    return responses
+
+
+def _allowed(permission: Permission) -> Callable[[Request], Awaitable[None]]:
+    """Holds who asks against the route's permission, then against the limits of the key. `async`: it never waits, and
+    a thread for it would cost more than it does."""
+
+    async def check(request: Request) -> None:
         if permission == "public":
             return
-        if permission not in who(request).permissions:
+        identity = asker(request)
+        if permission not in identity.permissions:
             raise RequestError(f"The API key does not have the permission {permission}.", status=403)
+        request.state.headers.update(request.app.state.limits.admit(identity))
+        if "\0" in request.scope["path"] or b"%00" in request.scope["query_string"]:  # PostgreSQL keeps none in a text
+            raise RequestError("No name, id or filter here holds a NUL character.")
 
     return check

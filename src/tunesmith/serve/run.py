@@ -18,8 +18,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from tunesmith.errors import InputError
-from tunesmith.serve.access import is_loopback
-from tunesmith.serve.app import API_KEY_VARIABLE, create_app
+from tunesmith.serve.access import API_KEY_VARIABLE, is_loopback
+from tunesmith.serve.app import create_app
 from tunesmith.serve.models import ServedModels
 
 LOOPBACK = "127.0.0.1"
@@ -34,9 +34,9 @@ def serve(models: ServedModels, *, host: str = LOOPBACK, port: int = 8600, ready
     answer(create_app(models), host=host, port=port, ready=lambda url: ready(f"{url}/v1"))
 
 
-def answer(app: ASGIApp, *, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """The same for any application; `ready` gets its address without a path."""
-    listener = listen(host, port)
+def answer(app: ASGIApp, *, host: str, port: int, ready: Callable[[str], None], has_keys: bool | None = None) -> None:
+    """The same for any application; `ready` gets its address without a path. `has_keys` as for `check_host`."""
+    listener = listen(host, port, has_keys=has_keys)
     server = _server(app)
     with _ending(server):
         ready(_url(listener))
@@ -57,12 +57,14 @@ def running(app: ASGIApp, *, port: int = 0) -> Iterator[str]:
         thread.join()
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, has_keys: bool | None = None) -> socket.socket:
     """A listening socket. Raises InputError when the port is in use, or the host is open to others without a key."""
-    check_host(host)
+    check_host(host, has_keys=has_keys)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family)
+        listener = socket.create_server((host, port), family=family)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio sets it on sockets of its own only
+        return listener
     except (OSError, OverflowError) as error:
         if getattr(error, "errno", None) == errno.EADDRINUSE:
             raise InputError(
@@ -71,13 +73,15 @@ def listen(host: str, port: int) -> socket.socket:
         raise InputError(f"{host} port {port} cannot be used: {error}.", "Choose another --host or --port.") from error
 
 
-def check_host(host: str) -> None:
-    """Raises InputError for a host beyond this machine while TUNESMITH_API_KEY is not set."""
-    if not is_loopback(host) and not os.environ.get(API_KEY_VARIABLE):
-        raise InputError(
-            f"{host} can be reached by other machines, and no API key is set.",
-            f"Set {API_KEY_VARIABLE}, or keep --host {LOOPBACK}.",
-        )
+def check_host(host: str, *, has_keys: bool | None = None) -> None:
+    """Raises InputError for a host beyond this machine where nobody would be asked for a key. `has_keys`: whether the
+    server's list of keys has one; None: it has no list."""
+    if is_loopback(host) or has_keys or os.environ.get(API_KEY_VARIABLE):
+        return
+    way = f"Set {API_KEY_VARIABLE}" if has_keys is None else "Make one with `tunesmith keys create NAME`"
+    raise InputError(
+        f"{host} can be reached by other machines, and no API key is set.", f"{way}, or keep --host {LOOPBACK}."
+    )
 
 
 def _server(app: ASGIApp) -> uvicorn.Server:

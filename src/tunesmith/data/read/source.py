@@ -43,8 +43,9 @@ class Row(NamedTuple):
 class Source:
     """The rows of a file, once. The counts are whole when they have all been taken."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> None:
         self.path = path
+        self.max_line_bytes = max_line_bytes
         self.unit = "line"  # or "row", where lines mean nothing
         self.columns: list[str] = []  # of a table
         self.packed = ""  # how, and how much
@@ -114,13 +115,13 @@ class Source:
             self.packed = stream.packed_words()
 
     def _lines(self, stream: Stream) -> Iterator[Row]:
-        while raw := stream.readline(MAX_LINE_BYTES + 1):
+        while raw := stream.readline(self.max_line_bytes + 1):
             self.num_lines += 1
             if raw[:1] != b"{" or raw[-2:] != b"}\n":  # as nearly all lines begin and end
-                if len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
+                if len(raw) > self.max_line_bytes and not raw.endswith(b"\n"):
                     while (piece := stream.readline(BUFFER_BYTES)) and not piece.endswith(b"\n"):
                         pass
-                    what = f"the line is longer than {MAX_LINE_BYTES >> 20} MiB."
+                    what = f"the line is longer than {self.max_line_bytes >> 20} MiB."
                     yield Row(self.num_lines, None, None, Fault("broken_json", what, OBJECT_TODO, 1))
                     continue
                 if raw.startswith(BOM):  # also later in the file: files glued together

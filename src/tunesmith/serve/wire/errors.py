@@ -17,11 +17,21 @@ from tunesmith.render import RenderError
 
 
 class RequestError(ServeError):
-    """A request that cannot be answered as it is; `param` names the field, as OpenAI's clients show it."""
+    """A request that cannot be answered as it is; `param` names the field, as OpenAI's clients show it. `headers` go
+    with the answer, such as Retry-After."""
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        status: int = 400,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message, status=status, code=code)
         self.param = param
+        self.headers = dict(headers or {})
 
 
 def not_found(what: str, name: str, *, param: str | None = None) -> RequestError:
