@@ -57,3 +57,20 @@ def url(served: ServedModels) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def client(url: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=url, api_key="not needed", max_retries=0, timeout=30)
+
+
+@pytest.fixture(scope="session")
+def server_url(served: ServedModels) -> Iterator[str]:
+    """The whole of `tunesmith server`, with its threads at work and Python graders allowed."""
+    from tunesmith.cli.server_verbs import server_parts
+    from tunesmith.serve.app import SERVER, create_app
+    from tunesmith.serve.run import running
+
+    parts = server_parts(served, python_graders=True)
+    with parts.at_work(), running(create_app(served, routes=SERVER, **parts.state)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def server(server_url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=server_url, api_key="not needed", max_retries=0, timeout=30)

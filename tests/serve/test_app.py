@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,11 @@ import pytest
 
 from tunesmith.adapter import load_adapter
 from tunesmith.chat import Message
-from tunesmith.contender import Reply
 from tunesmith.generate import LocalContender
 from tunesmith.model import load_base
 from tunesmith.serve.app import create_app
-from tunesmith.serve.models import Item, ServedModel, ServedModels
-from tunesmith.serve.reply import Ask
+from tunesmith.serve.models import ServedModel, ServedModels
+from tunesmith.serve.reply import Ask, Choice, Item, Piece
 from tunesmith.serve.run import running
 
 HELLO: list[Any] = [{"role": "user", "content": "My card is lost, case 7."}]
@@ -143,9 +143,9 @@ class Broken(ServedModels):
 
     pieces = 0
 
-    def submit(self, name: str, ask: Ask, *, put: Callable[[Item], None]) -> threading.Event:
+    def submit(self, name: str, ask: Ask, *, put: Callable[[Item], None], owner: str = "") -> threading.Event:
         for _ in range(self.pieces):
-            put("x")
+            put(Piece(0, "x"))
         try:
             raise ValueError(f"inside: {ask.messages[0].content}")
         except ValueError as error:
@@ -179,14 +179,14 @@ class Slow(ServedModels):
         self.items: list[Item] = []
         self.begun = threading.Event()
 
-    def submit(self, name: str, ask: Ask, *, put: Callable[[Item], None]) -> threading.Event:
+    def submit(self, name: str, ask: Ask, *, put: Callable[[Item], None], owner: str = "") -> threading.Event:
         def slow_put(item: Item) -> None:
             self.items.append(item)
             self.begun.set()
             time.sleep(0.02)
             put(item)
 
-        self.cancelled = super().submit(name, ask, put=slow_put)
+        self.cancelled = super().submit(name, replace(ask, pieces=True), put=slow_put)
         return self.cancelled
 
 
@@ -204,5 +204,8 @@ def test_a_client_that_goes_away_ends_its_generation(served: ServedModels, strea
         connection.sock.shutdown(socket.SHUT_RDWR)
         connection.close()
         assert slow.cancelled.wait(5)
-        served.get("plain").loaded.worker.submit(lambda: None).result(5)  # the base is free again
-        assert len(slow.items) < 300 and not any(isinstance(item, Reply) for item in slow.items)
+        loaded = served.get("plain").loaded
+        for _ in range(2):  # the second comes after a look for those who went
+            loaded.scheduler.call(lambda: None).result(5)
+        assert loaded.scheduler.load == (0, 0)
+        assert len(slow.items) < 300 and not any(isinstance(item, Choice) for item in slow.items)

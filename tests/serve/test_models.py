@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from tunesmith.adapter import attach_lora, save_adapter
 from tunesmith.chat import Message
 from tunesmith.contender import Reply
 from tunesmith.errors import InputError, ModelError, ServeError
+from tunesmith.facts import weights_sha256
+from tunesmith.generate import LocalContender
 from tunesmith.model import load_base
 from tunesmith.runs import create_run
 from tunesmith.serve.models import ServedModels
-from tunesmith.serve.reply import Ask, stream_reply
+from tunesmith.serve.records.models import Made
+from tunesmith.serve.reply import Ask
 
 ASK = Ask((Message("user", "My card is lost, case 7."),), max_new_tokens=24)
 
@@ -86,18 +91,100 @@ def test_closing_a_stream_ends_it_and_errors_reach_the_caller(served: ServedMode
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5])
-def test_held_back_text_is_never_lost(tiny_base: Path, length: int) -> None:
+def test_held_back_text_is_never_lost(served: ServedModels, length: int) -> None:
     """Every substring of the reply as a stop string, with one that only begins alike."""
-    base = load_base(str(tiny_base), precision="float32")
-    never = threading.Event()
-    *_, full = stream_reply(base, base.model, ask=ASK, cancelled=never)
-    assert isinstance(full, Reply)
+    full = whole(served, "plain")
     for at in range(0, len(full.text) - length, 4):
         stop = full.text[at : at + length]
         if "\ufffd" in stop:
             continue
-        ask = Ask(ASK.messages, max_new_tokens=24, stop=(stop, stop + "\0"))
-        *pieces, reply = stream_reply(base, base.model, ask=ask, cancelled=never)
-        assert isinstance(reply, Reply)
-        assert reply.text == full.text[: full.text.index(stop)] == "".join(str(piece) for piece in pieces)
+        reply = whole(served, "plain", Ask(ASK.messages, max_new_tokens=24, stop=(stop, stop + "\0")))
+        assert reply.text == full.text[: full.text.index(stop)]
         assert reply.finish_reason == "stop"
+
+
+def made(name: str, folder: Path, *, owner: str = "local") -> Made:
+    return Made(name, owner, 1, "tiny", folder, weights_sha256(folder))
+
+
+def test_a_made_model_is_loaded_when_its_owner_asks_and_makes_room(
+    tiny_base: Path, make_adapter: Callable[..., Path]
+) -> None:
+    folders = [make_adapter(seed) for seed in (11, 12, 13)]
+    mine = {f"ft:{number}": made(f"ft:{number}", folder) for number, folder in enumerate(folders)}
+    models = ServedModels.load(
+        {"plain": str(tiny_base)},
+        precision="float32",
+        find=lambda name, owner: mine.get(name) if owner == "local" else None,
+    )
+    models.max_adapters = 2
+    replies = [whole(models, name).text for name in mine]
+    assert len({whole(models, "plain").text, *replies}) == 4
+    assert list(models._made) == ["ft:1", "ft:2"]
+    assert whole(models, "ft:0").text == replies[0], "it comes back"
+    assert list(models._made) == ["ft:2", "ft:0"]
+    absent, foreign = (pytest.raises(ServeError), pytest.raises(ServeError))
+    with absent as no_such:
+        models.get("ft:9")
+    with foreign as not_yours:
+        models.get("ft:0", owner="someone else")
+    assert str(no_such.value).replace("ft:9", "ft:0") == str(not_yours.value)
+    mine["ft:0"] = made("ft:0", folders[1])
+    assert whole(models, "ft:0").text == replies[1], "made anew under its name"
+    mine["ft:2"] = Made("ft:2", "local", 1, "tiny", folders[0], "0" * 64)
+    with pytest.raises(ModelError, match="not those that were made"):
+        models.get("ft:2")
+
+
+def test_a_model_taken_off_answers_those_who_asked_before(make_adapter: Callable[..., Path], tiny_base: Path) -> None:
+    models = ServedModels.load({"plain": str(tiny_base)}, precision="float32")
+    models.add("a", str(make_adapter(1)))
+    before = whole(models, "a")
+    stream = models.stream("a", ASK)
+    pieces = [next(stream)]
+    models.add("a", str(make_adapter(2)))
+    pieces += stream
+    assert pieces[-1] == replace(before, latency_s=pieces[-1].latency_s)  # type: ignore[union-attr]
+    assert whole(models, "a").text != before.text
+    models.remove("a")
+    with pytest.raises(ServeError, match="not served"):
+        models.get("a")
+
+
+def test_an_adapter_that_the_bank_cannot_hold_is_switched_to_and_that_is_said(
+    tiny_base: Path, tmp_path: Path, targets: dict[str, str]
+) -> None:
+    base = load_base(str(tiny_base), precision="float32")
+    torch.manual_seed(5)
+    model = attach_lora(base, rank=4, alpha=8, dropout=0, targets="all-linear", method="dora")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.3)
+    save_adapter(model, tmp_path / "dora", base=base)
+    (expected,) = LocalContender("dora", base, model.eval()).answer([ASK.messages], max_new_tokens=24)
+    said: list[str] = []
+    models = ServedModels.load(targets, precision="float32", say=said.append)
+    alone = {name: whole(models, name).text for name in targets}
+    models.add("dora", str(tmp_path / "dora"))
+    assert any("use_dora is true" in text for text in said)
+    streams = {name: models.stream(name, ASK) for name in (*targets, "dora")}
+    texts = {name: "".join(item for item in stream if isinstance(item, str)) for name, stream in streams.items()}
+    assert texts == {**alone, "dora": expected.text}
+    models.remove("dora")
+    assert whole(models, "red").text == alone["red"]
+
+
+def test_every_base_proves_that_it_answers(served: ServedModels, monkeypatch: pytest.MonkeyPatch) -> None:
+    served.check_ready()
+    scheduler = served.get("plain").loaded.scheduler
+    assert scheduler.is_alive
+
+    def fail(*args: object, **keywords: object) -> None:
+        raise RuntimeError("out of memory")
+
+    scheduler.token_made_s = None
+    monkeypatch.setattr(scheduler.running, "begin", fail)
+    with pytest.raises(ServeError, match="fails to answer") as caught:
+        served.check_ready()
+    assert caught.value.status == 503

@@ -34,12 +34,20 @@ def test_an_unknown_model_is_404_and_names_those_there_are(client: openai.OpenAI
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "developer"),
         ({"messages": [*HELLO, {"role": "user", "content": None}]}, "messages[1].content", "string"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content", "text parts"),
-        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls", "not supported"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "not supported"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
-        ({"logprobs": True}, "logprobs", "not supported"),
-        ({"n": 2}, "n", "not supported"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty", "not supported"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls", "function 'name'"),
+        ({"messages": [{"role": "tool", "content": "4"}]}, "messages", "follows no call"),
+        ({"tools": [{"type": "function", "function": {}}]}, "tools", "no function with a 'name'"),
+        ({"tool_choice": "required"}, "tool_choice", "not supported"),
+        ({"functions": [{"name": "f"}]}, "functions", "not supported"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "json_schema"),
+        ({"response_format": {"type": "json_schema"}}, "response_format", "has no 'json_schema'"),
+        ({"top_logprobs": 3}, "top_logprobs", "needs 'logprobs'"),
+        ({"n": 33}, "n", "less than or equal to 32"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty", "less than or equal to 2"),
+        ({"logit_bias": {"x": 1}}, "logit_bias", "no token id"),
+        ({"logit_bias": {"5": 101}}, "logit_bias", "from -100 to 100"),
+        ({"logit_bias": {"259": 1}}, "logit_bias", "no token 259:"),
+        ({"extra_body": {"top_k": 5}}, "top_k", "not supported"),
         ({"temperature": 2.5}, "temperature", "less than or equal to 2"),
         ({"top_p": -1}, "top_p", "greater than or equal to 0"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
@@ -60,7 +68,7 @@ def test_bad_requests_are_400_and_name_the_field(
 
 
 def test_all_problems_of_a_request_are_told_at_once(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="'messages'.*'temperature'.*'seed'"):
+    with pytest.raises(openai.BadRequestError, match="'temperature'.*'seed'.*'messages'"):
         ask(client, "red", messages=[], temperature=3, seed="x")
 
 

@@ -16,7 +16,7 @@ from tunesmith.cli.output import JsonFlag, Output
 if TYPE_CHECKING:
     from tunesmith.chat import Message
     from tunesmith.contender import Reply
-    from tunesmith.generate import Sampling
+    from tunesmith.sampling import Sampling
     from tunesmith.serve.models import ServedModels
 
 HELP = "/reset starts over, /quit or Ctrl-D ends, Ctrl-C stops a reply."
@@ -38,7 +38,7 @@ def chat(
     if as_json and message is None:
         raise InputError("--json needs --message.", "A conversation is not one JSON document.")
 
-    from tunesmith.generate import Sampling
+    from tunesmith.sampling import Sampling
     from tunesmith.serve.models import ServedModels
 
     output = Output(as_json=as_json)

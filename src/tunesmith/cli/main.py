@@ -25,6 +25,7 @@ from tunesmith.cli.generate import generate
 from tunesmith.cli.import_ import import_
 from tunesmith.cli.index import index
 from tunesmith.cli.init import init
+from tunesmith.cli.keys import keys
 from tunesmith.cli.memorise import memorise
 from tunesmith.cli.merge import merge
 from tunesmith.cli.models import models
@@ -45,7 +46,7 @@ COMMANDS = (
     check, advise, review, split, generate, augment, preview, init, import_, train, evaluate, decide, memorise, regress,
     blind, ship, rollback, serve, server, chat, merge, models, index, search, runs, demo,
 )  # fmt: skip
-GROUPS = (data,)
+GROUPS = (data, keys)
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 app = typer.Typer(

@@ -9,11 +9,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.evaluate.page import build_page, duration, number, percent, points, shorten
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 TEMPLATE = "report.html.j2"
 REPLY_SHOWN = 700  # characters of a text on the page; report.json has all of it
@@ -36,14 +40,18 @@ def write_report(report: Mapping[str, Any], directory: str | Path) -> Path:
 
 def render_report(report: Mapping[str, Any]) -> str:
     """The HTML page as text; everything from the report is escaped."""
+    return _template().render(report=report, **build_page(report))
+
+
+@cache
+def _template() -> Template:
     from jinja2 import ChainableUndefined, Environment
 
     environment = Environment(autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
         percent=percent, points=points, number=number, duration=duration, shorten=shorten, clip=_clip, tie=_tie
     )
-    source = files("tunesmith.evaluate").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    return environment.from_string(source).render(report=report, **build_page(report))
+    return environment.from_string(files("tunesmith.evaluate").joinpath(TEMPLATE).read_text(encoding="utf-8"))
 
 
 def _clip(text: str) -> str:

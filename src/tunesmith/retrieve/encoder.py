@@ -77,6 +77,16 @@ class SentenceEncoder:
         )
         return np.asarray(vectors_ND, dtype=np.float32)
 
+    @property
+    def window(self) -> int:
+        """How many tokens of a text are read; what is beyond is cut off."""
+        return int(self._model.max_seq_length)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Of each text, whole, with the special tokens that the model puts around it."""
+        ids = self._model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        return [len(row) for row in ids]
+
 
 def find_encoder(dense: str) -> tuple[Encoder | None, str]:
     """The encoder for "auto" (the shipped model where it is installed), "off" or a folder, and why it is this one.

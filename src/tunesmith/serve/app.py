@@ -14,16 +14,36 @@ from starlette.exceptions import HTTPException
 
 from tunesmith import __version__
 from tunesmith.errors import TunesmithError
-from tunesmith.serve.access import Access, OneKey, OnlyThisMachine
+from tunesmith.serve.access import API_KEY_VARIABLE, Access, OneKey, OnlyThisMachine
 from tunesmith.serve.gate import Gate, error_response
+from tunesmith.serve.limits import RateLimits
+from tunesmith.serve.metrics import Meter, Metrics
 from tunesmith.serve.models import ServedModels
 from tunesmith.serve.route import Route, add_routes
-from tunesmith.serve.routes import chat, health, models
+from tunesmith.serve.routes import (
+    chat,
+    completions,
+    description,
+    embeddings,
+    evals,
+    files,
+    graders,
+    health,
+    jobs,
+    metrics,
+    models,
+    ready,
+    stored,
+    uploads,
+)
 from tunesmith.serve.wire.errors import RequestError, problems_error
 
-API_KEY_VARIABLE = "TUNESMITH_API_KEY"
-ANSWERING = (*health.ROUTES, *models.ROUTES, *chat.ROUTES)  # all that `tunesmith serve` answers
-SERVER = (*ANSWERING,)  # and `tunesmith server`
+ANSWERS = (*health.ROUTES, *ready.ROUTES, *chat.ROUTES, *completions.ROUTES)
+ANSWERING = (*ANSWERS, *models.ROUTES)  # all that `tunesmith serve` answers
+SERVER = (  # and `tunesmith server`
+    *ANSWERS, *models.WITH_MADE, *files.ROUTES, *uploads.ROUTES, *jobs.ROUTES, *embeddings.ROUTES,
+    *graders.ROUTES, *evals.ROUTES, *stored.ROUTES, *metrics.ROUTES, *description.ROUTES,
+)  # fmt: skip
 
 
 def create_app(
@@ -33,15 +53,25 @@ def create_app(
     who may. `state` is what its routes find in `app.state` beside `models`."""
     app = FastAPI(title="tunesmith", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.models = served
+    app.state.limits = RateLimits()
+    app.state.metrics = Metrics()
+    app.state.routes = routes
     for name, value in state.items():
         setattr(app.state, name, value)
-    key = os.environ.get(API_KEY_VARIABLE)
-    app.add_middleware(Gate, access=access or (OneKey(key) if key else OnlyThisMachine()))
+    public = frozenset(route.path for route in routes if route.permission == "public")
+    app.add_middleware(Meter, metrics=app.state.metrics)
+    app.add_middleware(Gate, access=access or machine_access(), public=public)
     app.add_exception_handler(TunesmithError, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_body)
     app.add_exception_handler(HTTPException, _refuse_route)
     add_routes(app, routes)
     return app
+
+
+def machine_access() -> Access:
+    """Who may ask where there is no list of keys: who has TUNESMITH_API_KEY, or, when it is not set, this machine."""
+    key = os.environ.get(API_KEY_VARIABLE)
+    return OneKey(key) if key else OnlyThisMachine()
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
@@ -56,8 +86,6 @@ async def _refuse_body(request: Request, error: Exception) -> Response:
 async def _refuse_route(request: Request, error: Exception) -> Response:
     """No such route, or not with this method."""
     assert isinstance(error, HTTPException)
-    if request.state.refusal:  # a stranger does not learn which routes there are
-        return error_response(request.state.refusal)
     message = f"{request.method} {request.url.path}: {error.detail}."
     response = error_response(RequestError(message, status=error.status_code))
     response.headers.update(error.headers or {})

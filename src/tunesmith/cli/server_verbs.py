@@ -1,0 +1,165 @@
+"""What the server's routes need beside the models: likeness of texts, intervals and the embedding model of other verbs,
+and the threads that work beside the requests.
+
+Not here: routes, which know these by the protocols of serve. Called by cli.server and the server's tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.errors import InputError
+
+if TYPE_CHECKING:
+    from tunesmith.jobs.dispatcher import Setup
+    from tunesmith.jobs.validation import TrainableBase
+    from tunesmith.retrieve.encoder import SentenceEncoder
+    from tunesmith.serve.eval_runs import EvalRunner
+    from tunesmith.serve.metrics import Metrics
+    from tunesmith.serve.models import ServedModels
+    from tunesmith.serve.webhooks import Webhooks
+
+SECRET_VARIABLE = "TUNESMITH_WEBHOOK_SECRET"
+
+METEOR = "meteor needs WordNet, which this server does not have: choose rouge_l, gleu or cosine."
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """OpenAI's metrics of text similarity; cosine by the embedding model where there is one."""
+
+    encoder: SentenceEncoder | None
+
+    def refusal(self, metric: str) -> str | None:
+        from tunesmith.evaluate.similarity import METRICS
+        from tunesmith.retrieve.encoder import INSTALL
+
+        if metric == "meteor":
+            return METEOR
+        if metric == "cosine" and self.encoder is None:
+            return f"cosine needs the embedding model: {INSTALL}."
+        return None if metric == "cosine" or metric in METRICS else f"There is no metric {metric!r}."
+
+    def score(self, metric: str, text: str, *, reference: str) -> float:
+        from tunesmith.evaluate.similarity import similarity
+
+        if why := self.refusal(metric):
+            raise InputError(why)
+        if metric != "cosine" or self.encoder is None:
+            return similarity(metric, text, reference=reference)
+        encoder = self.encoder
+        if max(encoder.count_tokens([text, reference])) > encoder.window:
+            raise InputError(f"Texts above {encoder.window} tokens are not compared by meaning.")
+        one, other = encoder.encode([text, reference])
+        return min(1.0, max(0.0, float(one @ other)))
+
+
+def shipped_encoder() -> SentenceEncoder | None:
+    """The embedding model that the rag extra brings; None where it is not installed."""
+    from tunesmith.retrieve.encoder import SentenceEncoder, find_encoder
+
+    encoder, _ = find_encoder("auto")
+    return encoder if isinstance(encoder, SentenceEncoder) else None
+
+
+def pass_interval(passed: int, rows: int) -> tuple[float, float, float]:
+    """The share that passed with the ends of its 95 % interval (Wilson's)."""
+    from tunesmith.evaluate.stats import mean_interval
+
+    found = mean_interval([1.0] * passed + [0.0] * (rows - passed))
+    return found.mean, found.low, found.high
+
+
+@dataclass(frozen=True, slots=True)
+class ServerParts:
+    """`state` is what `create_app` takes beside the models; inside `at_work` the threads run."""
+
+    state: dict[str, Any]
+    runner: EvalRunner
+    webhooks: Webhooks | None
+
+    def watch(self, metrics: Metrics) -> None:
+        """What /metrics tells beside the requests."""
+        from tunesmith.serve.records.eval_runs import open_runs
+
+        metrics.watch("eval_runs", "Eval runs that have not ended.", label="status", read=open_runs)
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        self.runner.start()
+        if self.webhooks:
+            self.webhooks.start()
+        try:
+            yield
+        finally:
+            self.runner.stop()
+            if self.webhooks:
+                self.webhooks.stop()
+
+
+def server_parts(
+    served: ServedModels, *, python_graders: bool = False, webhooks: Webhooks | None = None
+) -> ServerParts:
+    from tunesmith.data.jsonl import check_jsonl
+    from tunesmith.serve.eval_runs import EvalRunner
+    from tunesmith.serve.graders.grade import Bench
+    from tunesmith.serve.graders.python import PythonGraders
+    from tunesmith.serve.records.completions import keep_completion
+
+    encoder = shipped_encoder()
+    bench = Bench(served, Likeness(encoder), PythonGraders() if python_graders else None)
+    runner = EvalRunner(bench, announce=webhooks.announce) if webhooks else EvalRunner(bench)
+    state: dict[str, Any] = {"bench": bench, "encoder": encoder, "eval_runner": runner}
+    state |= {"pass_interval": pass_interval, "keep": keep_completion}
+    state |= {"check_upload": check_jsonl, "trainable": trainable_bases(served), "announce": runner.announce}
+    return ServerParts(state, runner, webhooks)
+
+
+def job_setup(served: ServedModels, parts: ServerParts, *, workers: int) -> Setup:
+    """How the server works on jobs: a model gets a name once this very server answers with it as its trainer does."""
+    from tunesmith.jobs.dispatcher import Setup
+    from tunesmith.jobs.parity import check_parity, served_by
+
+    parity = partial(check_parity, serve=served_by(served))
+    return Setup(parts.state["trainable"], parity, workers=workers, announce=parts.state["announce"])
+
+
+def trainable_bases(served: ServedModels) -> dict[str, TrainableBase]:
+    """The bases among the models, in the precision they answer in: jobs are trained in the same."""
+    from tunesmith.jobs.validation import TrainableBase
+
+    found = {}
+    for model in served:
+        if model.adapter is None:
+            precision = str(model.base.model.dtype).removeprefix("torch.")
+            path = Path(model.target)
+            target = str(path.resolve()) if path.is_dir() else model.target  # the next start may be in another folder
+            found[model.name] = TrainableBase(target, model.base.facts, precision)
+    return found
+
+
+def describe_graders(parts: ServerParts) -> str:
+    """What the administrator has allowed, on this machine's kernel."""
+    from tunesmith.serve.graders.python import PythonGraders
+
+    python = parts.state["bench"].python
+    kept = python.apart() if isinstance(python, PythonGraders) else {}
+    open_to = [name for name, apart in kept.items() if not apart]
+    if not open_to:
+        return "Python graders run users' code apart: no network, no files but Python's, no other processes."
+    return f"Python graders run users' code, and this kernel does not keep it from: {', '.join(open_to)}."
+
+
+def make_webhooks(urls: Sequence[str], *, inside: bool) -> Webhooks | None:
+    """None without addresses. Raises InputError for a bad one, or without a secret to sign with."""
+    if not urls:
+        return None
+    from tunesmith.serve.webhooks import Webhooks
+
+    return Webhooks(urls, secret=os.environ.get(SECRET_VARIABLE, ""), inside=inside)
