@@ -33,8 +33,9 @@ SYSTEM = "Answer with one of: card, refund, login."
 
 # The files that take longest, which go first: two processes then end at about the same time.
 LONG_FILES = (
-    "train/test_kill.py", "train/test_run.py", "train/test_truth.py", "train/test_methods.py", "cli/test_commands.py",
-    "train/test_checkpoint.py", "benchmarks/test_train_speed.py", "train/test_memory.py", "cli/test_sweep.py",
+    "train/test_kill.py", "test_jobs.py", "train/test_run.py", "serve/test_authorisation.py", "train/test_truth.py",
+    "train/test_methods.py", "cli/test_commands.py", "test_jobs_life.py", "cli/test_decide.py",
+    "train/test_checkpoint.py", "train/test_memory.py", "cli/test_sweep.py",
 )  # fmt: skip
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3")

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Column, Integer, Table, func, select
+from sqlalchemy import Column, Integer, String, Table, func, select
 
 from tunesmith.database import METADATA, transaction
 from tunesmith.errors import DatabaseError
@@ -53,3 +53,45 @@ def test_a_database_that_cannot_be_opened_is_named_with_what_to_do(monkeypatch: 
     with pytest.raises(DatabaseError, match="Check TUNESMITH_DATABASE") as caught, transaction():
         raise AssertionError("not reached")
     assert "nowhere" in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def late() -> Table:
+    """A table that is declared when the database is in use already."""
+    return Table("late", METADATA, Column("number", Integer, primary_key=True), Column("text", String))
+
+
+def test_a_transaction_that_fails_takes_no_table_along(late: Table) -> None:
+    with pytest.raises(KeyError), transaction() as connection:
+        connection.execute(late.insert().values(text="lost"))
+        raise KeyError
+    with transaction() as connection:
+        assert connection.execute(select(late)).all() == []
+
+
+def test_a_database_that_was_thrown_away_is_made_again(late: Table, tunesmith_home: Path) -> None:
+    for text in ("one", "two"):
+        with transaction() as connection:
+            connection.execute(late.insert().values(text=text))
+            assert connection.execute(select(late.c.text)).scalars().all() == [text]
+        (tunesmith_home / "tunesmith.db").unlink()
+
+
+def test_threads_that_come_first_all_find_the_tables(late: Table) -> None:
+    faults: list[Exception] = []
+
+    def work(number: int) -> None:
+        try:
+            with transaction() as connection:
+                connection.execute(late.insert().values(text=str(number)))
+        except Exception as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not faults
+    with transaction() as connection:
+        assert len(connection.execute(select(late)).all()) == 8

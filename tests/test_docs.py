@@ -100,7 +100,8 @@ def test_every_tunesmith_command_in_the_docs_exists_with_its_options() -> None:
 
     from tunesmith.cli.main import app
 
-    found = [fault for line in lines for fault in faults(line, get_command(app))]
+    command = get_command(app)
+    found = [fault for line in lines for fault in faults(line, command)]
     assert not found, "\n".join(found)
 
 

@@ -17,11 +17,8 @@ from tunesmith.errors import InputError
 from tunesmith.generate import (
     AdapterContender,
     LocalContender,
-    Sampling,
     build_contenders,
     decode,
-    decode_one,
-    pick,
     reply_limit,
     shared_prefix,
 )
@@ -179,26 +176,6 @@ def test_replies_come_in_the_order_of_the_prompts_over_several_batches(base: Bas
     assert [reply.prompt_tokens for reply in replies] == [len(base.renderer.prompt(prompt)) for prompt in prompts]
     assert sum(finished) == 5
     assert contender.answer([], max_new_tokens=6) == []
-
-
-def test_a_seed_repeats_a_sampled_reply_and_another_seed_gives_another(base: Base) -> None:
-    def sample(seed: int | None) -> list[int]:
-        sampling = Sampling(temperature=1.5, top_p=0.95, seed=seed)
-        return list(decode_one(base.model, [5, 6, 7], max_new_tokens=16, sampling=sampling))
-
-    before = torch.get_rng_state()
-    assert sample(1) == sample(1) != sample(2)
-    assert sample(None) != sample(None)
-    assert torch.equal(before, torch.get_rng_state())  # the global generator is left alone
-
-
-def test_temperature_0_takes_the_best_and_top_p_leaves_out_the_tail() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits_V = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
-    assert pick(logits_V, Sampling(), generator=generator) == 0
-    drawn = {pick(logits_V, Sampling(temperature=1.0, top_p=0.75), generator=generator) for _ in range(200)}
-    assert drawn == {0, 1}
-    assert {pick(logits_V, Sampling(temperature=1.0, top_p=0.01), generator=generator) for _ in range(20)} == {0}
 
 
 def test_the_shared_prefix_leaves_every_prompt_a_token_of_its_own() -> None:

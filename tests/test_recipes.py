@@ -32,7 +32,9 @@ def sft_loop() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("share", [True, False], ids=["shared prefixes", "packed"])
+@pytest.mark.parametrize(
+    "share", [pytest.param(True, id="shared prefixes"), pytest.param(False, id="packed", marks=pytest.mark.slow)]
+)
 def test_both_loops_give_the_same_losses_and_the_same_adapter(
     sft_loop: ModuleType, share: bool, tiny_base: Path, tiny_file: Path, tmp_path: Path
 ) -> None:

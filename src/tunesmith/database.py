@@ -23,6 +23,7 @@ from tunesmith.folders import home
 
 METADATA = MetaData()
 WAIT_S = 30  # for another process that writes
+MAKING = 0x74756E65  # any number of our own: PostgreSQL's advisory lock while tables are made
 
 
 @contextlib.contextmanager
@@ -35,8 +36,9 @@ def transaction() -> Iterator[Connection]:
     url = os.environ.get("TUNESMITH_DATABASE") or f"sqlite:///{home() / 'tunesmith.db'}"
     try:
         database = _database(url)
+        database.make_tables()
         with database.engine.begin() as connection:
-            database.make_tables(connection)
+            database.mend(connection)
             yield connection
     except IntegrityError:
         raise
@@ -52,14 +54,24 @@ class _Database:
     made: set[str]  # tables that this process has seen in it
     making: threading.Lock
 
-    def make_tables(self, connection: Connection) -> None:
-        """Those declared by now that are not there yet; all, where someone threw the database away."""
-        if self.engine.dialect.name == "sqlite" and not connection.exec_driver_sql("PRAGMA schema_version").scalar():
-            self.made.clear()
-        if not METADATA.tables.keys() <= self.made:
-            with self.making:
+    def make_tables(self) -> None:
+        """Those declared by now that are not there yet, in a transaction of their own: one that fails later must not
+        take them along, and no other may look for them before they are there."""
+        if METADATA.tables.keys() <= self.made:
+            return
+        with self.making:
+            if METADATA.tables.keys() <= self.made:
+                return
+            with self.engine.begin() as connection:
+                if self.engine.dialect.name == "postgresql":  # where two processes may look before either has made
+                    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MAKING})")
                 METADATA.create_all(connection)
-                self.made.update(METADATA.tables)
+            self.made.update(METADATA.tables)
+
+    def mend(self, connection: Connection) -> None:
+        """All tables again, where someone threw SQLite's file away under us."""
+        if self.engine.dialect.name == "sqlite" and not connection.exec_driver_sql("PRAGMA schema_version").scalar():
+            METADATA.create_all(connection)
 
 
 @functools.lru_cache(maxsize=8)

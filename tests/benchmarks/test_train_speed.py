@@ -20,6 +20,7 @@ def case(tiny_file: Path) -> Case:
     return replace(CASES["shared"], data=tiny_file)
 
 
+@pytest.mark.slow
 def test_our_worker_takes_turns_and_says_what_it_trained(tiny_base: Path, case: Case, tmp_path: Path) -> None:
     plan = Plan(model=tiny_base, repeats=1, steps=1, warmup=1)
     job = train_speed.our_job(case, plan=plan, folder=tmp_path, threads=1)

@@ -62,6 +62,7 @@ def test_preview_shows_the_trained_tokens(tunesmith: Tunesmith, tiny_file: Path,
 # -- train, runs, models, evaluate --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_init_writes_a_recipe_that_trains_and_the_run_is_listed_and_measured(
     tunesmith: Tunesmith, tiny_file: Path, tiny_base: Path, tmp_path: Path, proof_here: None
 ) -> None:

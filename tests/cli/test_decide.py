@@ -26,6 +26,7 @@ def files(tmp_path: Path, tiny_rows: Callable[[int], list[dict[str, Any]]]) -> t
     return tmp_path / "train.jsonl", tmp_path / "test.jsonl"
 
 
+@pytest.mark.slow
 def test_a_decision_is_made_written_and_gone_on_with(
     tunesmith: Tunesmith, files: tuple[Path, Path], tiny_base: Path, tmp_path: Path, proof_here: None,
     monkeypatch: pytest.MonkeyPatch,

@@ -20,6 +20,7 @@ def inventor(number: int, body: dict[str, Any]) -> str:
     return json.dumps([f"{text} {'qrstuvwxyz'[number % 10] * 4} {number} {text[::-1]}" for text in texts])
 
 
+@pytest.mark.slow
 def test_import_accounts_for_the_settings_and_its_next_command_is_right(
     tunesmith: Callable[..., Any], tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

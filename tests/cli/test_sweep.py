@@ -44,6 +44,7 @@ def adapter_sha256(run: Path) -> str:
     return str(Run(run).status["adapter_sha256"])
 
 
+@pytest.mark.slow
 def test_a_run_of_a_sweep_is_to_the_bit_what_it_is_alone_and_one_that_fails_stops_no_other(
     tunesmith: Tunesmith, write_recipe: Callable[..., Path], tmp_path: Path, proof_here: None, loads: list[str]
 ) -> None:
@@ -71,6 +72,7 @@ def test_a_run_of_a_sweep_is_to_the_bit_what_it_is_alone_and_one_that_fails_stop
     assert "learning_rate-0.01_rank-2" in again.out
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_leaves_no_trace_in_the_next_run(
     tunesmith: Tunesmith, write_recipe: Callable[..., Path], tmp_path: Path, proof_here: None, loads: list[str]
 ) -> None:

@@ -148,6 +148,7 @@ def test_several_evaluations_at_once_use_one_file(cache: ReplyCache) -> None:
     assert failed == [] and not any(thread.is_alive() for thread in threads)
 
 
+@pytest.mark.slow
 def test_more_rows_than_a_query_takes_are_found(cache: ReplyCache) -> None:
     prompts = [(Message("user", str(number)),) for number in range(1100)]
     cache.around(Echo()).answer(prompts, max_new_tokens=5)

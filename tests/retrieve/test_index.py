@@ -55,6 +55,7 @@ def answers(out: Path, encoder: HashedEncoder) -> list[list[tuple[object, ...]]]
 FOLDERS = st.dictionaries(st.sampled_from(["a.md", "b.md", "c.txt", "d.md"]), st.integers(0, 5), min_size=1)
 
 
+@pytest.mark.slow
 @given(st.lists(FOLDERS, min_size=2, max_size=3))
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_an_index_made_step_by_step_equals_one_made_at_once(

@@ -187,6 +187,7 @@ def test_a_place_that_is_no_folder_says_so(tmp_path: Path) -> None:
         save(tmp_path / "file", 1)
 
 
+@pytest.mark.slow
 def test_a_folder_without_permission_says_so_and_takes_nothing_for_damaged() -> None:
     parent = Path(tempfile.mkdtemp())  # not under tmp_path, which only its owner may enter
     parent.chmod(0o755)

@@ -108,7 +108,7 @@ def test_a_model_is_trained_proved_reloaded_and_merged(
     assert torch.allclose(merged, logits(load_adapter(unquantised, run.adapter_dir)), atol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["dora", "qlora", "full"])
+@pytest.mark.parametrize("method", ["dora", pytest.param("qlora", marks=pytest.mark.slow), "full"])
 def test_an_interrupted_run_goes_on_and_ends_at_the_same_bits(
     method: str, recipe_of: MakeRecipe, train_here: Train, tmp_path: Path
 ) -> None:

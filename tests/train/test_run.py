@@ -54,6 +54,7 @@ def test_the_validation_loss_is_measured_before_the_first_step(
     assert [row["step"] for row in run.metrics() if row["kind"] == "validation"] == [0, 2, 4, 6, 8]
 
 
+@pytest.mark.slow
 def test_the_proof_runs_in_a_fresh_process_and_finds_changed_weights(
     small_recipe: MakeRecipe, train_here: Train, tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -237,6 +238,7 @@ def test_two_processes_do_not_train_one_run(small_recipe: MakeRecipe, tmp_path: 
             execute(job, **QUIET)
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_command_saves_a_checkpoint_and_exits_75(
     tiny_base: Path, tiny_file: Path, tmp_path: Path
 ) -> None:

@@ -329,7 +329,7 @@ def test_accumulation_equals_the_large_batch(small_recipe: MakeRecipe, tiny_rows
 # -- asked to stop in the middle --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("moment", ["in a step", "in a validation"])
+@pytest.mark.parametrize("moment", ["in a step", pytest.param("in a validation", marks=pytest.mark.slow)])
 def test_a_stop_is_heard_in_the_middle_and_the_run_ends_at_the_same_bits(
     moment: str, scene: Scene, small_recipe: MakeRecipe, train_here: Any, tiny: Base, tmp_path: Path
 ) -> None:
@@ -365,7 +365,7 @@ def test_a_stop_is_heard_in_the_middle_and_the_run_ends_at_the_same_bits(
     assert adapter_bytes(run) == adapter_bytes(undisturbed)
 
 
-@pytest.mark.parametrize("size_kb", [40, 180])
+@pytest.mark.parametrize("size_kb", [40, pytest.param(180, marks=pytest.mark.slow)])
 def test_a_run_on_a_disk_that_fills_up_goes_on_once_there_is_room(
     size_kb: int, small_recipe: MakeRecipe, train_here: Any, tmp_path: Path
 ) -> None:
