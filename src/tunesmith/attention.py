@@ -59,10 +59,17 @@ def attending_over(model: Any, trie: Trie) -> Iterator[dict[str, Any]]:
     """Switch the model's attention to the trie's; yields the keywords to pass to its forward."""
     _register()
     config = model.config.get_text_config()
-    before = config._attn_implementation
-    config._attn_implementation = NAME
-    try:
+    with attention_named(NAME, config):
         yield {"position_ids": trie.positions_T[None], "trie_plan": TriePlan(trie, config.num_attention_heads)}
+
+
+@contextlib.contextmanager
+def attention_named(name: str, config: Any) -> Iterator[None]:
+    """While open, a model with this config computes the attention registered under `name`."""
+    before = config._attn_implementation
+    config._attn_implementation = name
+    try:
+        yield
     finally:
         config._attn_implementation = before
 

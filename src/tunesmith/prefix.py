@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from tunesmith.attention import attention_named
+
 NAME = "tunesmith_prefix"
 
 
@@ -45,12 +47,8 @@ def shared_prefix_of(model: Any, ids: Sequence[int]) -> Iterator[Prefix | None]:
     model(input_ids=ids_BT, past_key_values=cache, use_cache=True, logits_to_keep=1)
     prefix = Prefix(tuple(layer.keys[0] for layer in cache.layers), tuple(layer.values[0] for layer in cache.layers))
     _register()
-    before = model.config._attn_implementation
-    model.config._attn_implementation = NAME
-    try:
+    with attention_named(NAME, model.config):
         yield prefix
-    finally:
-        model.config._attn_implementation = before
 
 
 def can_share(model: Any) -> bool:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache
 
+from tunesmith.attention import attention_named
+
 NAME = "tunesmith_slots"
 COLUMNS = 128  # at least so many are added when there is no room
 
@@ -120,20 +122,17 @@ class Slots(Cache):
 def feeding(model: Any, slots: Slots, *, feed: Feed) -> Iterator[dict[str, Any]]:
     """Switch the model's attention to these slots; yields the keywords to pass to its forward."""
     _register()
-    config = model.config.get_text_config()
-    before = config._attn_implementation
-    config._attn_implementation = NAME
     slots.feed = feed
     try:
-        yield {
-            "position_ids": feed.positions_BT,
-            "past_key_values": slots,
-            "use_cache": True,
-            "logits_to_keep": 1,
-            "slots_feed": feed,
-        }
+        with attention_named(NAME, model.config.get_text_config()):
+            yield {
+                "position_ids": feed.positions_BT,
+                "past_key_values": slots,
+                "use_cache": True,
+                "logits_to_keep": 1,
+                "slots_feed": feed,
+            }
     finally:
-        config._attn_implementation = before
         slots.feed = None
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tunesmith.data.ledger import LedgerRow, check_conservation
 from tunesmith.data.load import load_examples
 from tunesmith.data.versions.decisions import refuse_pending
 from tunesmith.errors import InputError, TunesmithError
-from tunesmith.folders import home
+from tunesmith.folders import alone, home
 from tunesmith.model import Base, load_base
 from tunesmith.recipe import Recipe
 from tunesmith.runs import Run
@@ -228,19 +229,10 @@ def _stop_on_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def _locked(run: Run) -> Iterator[None]:
-    """Only one process trains a run. The lock goes with the process, however it ends."""
-    import fcntl
-
-    with (run.directory / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(
-                f"Another process is training {run.directory}.", "Wait for it, or choose another --out."
-            ) from error
-        yield
+def _locked(run: Run) -> AbstractContextManager[None]:
+    """Only one process trains a run."""
+    taken = InputError(f"Another process is training {run.directory}.", "Wait for it, or choose another --out.")
+    return alone(run.directory / "lock", otherwise=taken)
 
 
 def _is_locked(run: Run) -> bool:

@@ -363,7 +363,7 @@ uploads.tidy()
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 if point == "settle":
-    blobs._sync = die
+    blobs.sync = die
 if point == "row":
     intake.add_file = die
 with blobs.Staged('local') as staged:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -99,19 +100,10 @@ def _working(dispatcher: Dispatcher) -> Iterator[None]:
         dispatcher.stop()
 
 
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Only one server owns a home folder. The lock goes with the process, however it ends."""
-    import fcntl
-
+def _alone() -> AbstractContextManager[None]:
+    """Only one server owns a home folder."""
     from tunesmith.errors import InputError
-    from tunesmith.folders import home
+    from tunesmith.folders import alone, home
 
-    with (home() / "server.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(
-                f"Another server works in {home()}.", "Stop it, or set TUNESMITH_HOME to another folder."
-            ) from error
-        yield
+    todo = "Stop it, or set TUNESMITH_HOME to another folder."
+    return alone(home() / "server.lock", otherwise=InputError(f"Another server works in {home()}.", todo))

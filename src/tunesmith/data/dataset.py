@@ -22,11 +22,12 @@ from typing import Any
 
 from tunesmith import __version__
 from tunesmith.chat import Example, parse_row
-from tunesmith.data.files import sync_directory, write_synced
+from tunesmith.data.files import write_synced
 from tunesmith.data.ledger import LedgerRow, check_conservation, complete_ledger, counts_of, ledger_of
 from tunesmith.data.load import Loaded, SourceRow
 from tunesmith.data.split import split
 from tunesmith.errors import InputError
+from tunesmith.folders import sync
 
 EXAMPLES, LEDGER, LEFT, MANIFEST = "examples.jsonl", "ledger.jsonl", "left.jsonl", "manifest.json"
 AGAIN = "Nothing may edit a version: delete its directory and make it again from its source."
@@ -250,9 +251,9 @@ def _write_version(root: Path, dataset: Dataset) -> None:
         if dataset.left:
             files[LEFT] = write_synced(staging / LEFT, (json.dumps(row.as_dict()) for row in dataset.left))
         write_synced(staging / MANIFEST, [json.dumps(_manifest(dataset, files), indent=2)])
-        sync_directory(staging)
+        sync(staging)
         staging.rename(dataset.directory)
-        sync_directory(root)
+        sync(root)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tunesmith.errors import InputError
+from tunesmith.folders import sync
 
 
 def write_synced(path: Path, lines: Iterable[str]) -> str:
@@ -26,17 +27,6 @@ def write_synced(path: Path, lines: Iterable[str]) -> str:
         file.flush()
         os.fsync(file.fileno())
     return digest.hexdigest()
-
-
-def sync_directory(directory: Path) -> None:
-    """Flush a directory's names to disk, where the system can (not on Windows)."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_new_files(files: Mapping[Path, Iterable[str]], *, force: bool = False) -> None:
@@ -57,7 +47,7 @@ def write_new_files(files: Mapping[Path, Iterable[str]], *, force: bool = False)
         for path, part in staged.items():
             part.replace(path)
         for directory in {path.parent for path in files}:
-            sync_directory(directory)
+            sync(directory)
     except OSError as error:
         place = error.filename2 or error.filename or next(iter(files)).parent
         what = f"cannot write {place} ({error.strerror or error})."

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import InputError, RunError
+from tunesmith.folders import alone, sync
 
 FORMAT = 1
 MANIFEST = "index.json"
@@ -87,24 +88,19 @@ def locked(directory: Path) -> Iterator[None]:
 
     Raises InputError: another process has it, it holds something else than an index, or it cannot be written.
     """
-    import fcntl
-
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        ours = {MANIFEST, f".{MANIFEST}.staged", LOCK}
-        foreign = [path.name for path in directory.iterdir() if path.name not in ours and not _is_generation(path)]
-        if foreign:
-            what = f"{directory} holds other things than an index ({sorted(foreign)[0]})."
-            raise InputError(what, "Give --out a folder of its own.")
-        file = (directory / LOCK).open("w")
-    except OSError as error:
-        what = f"{directory} cannot be written ({error.strerror or error})."
-        raise InputError(what, "Check its permissions, or choose another --out.") from error
-    with file:
+    taken = InputError(f"Another process is indexing into {directory}.", "Wait for it.")
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            directory.mkdir(parents=True, exist_ok=True)
+            ours = {MANIFEST, f".{MANIFEST}.staged", LOCK}
+            foreign = [path.name for path in directory.iterdir() if path.name not in ours and not _is_generation(path)]
+            if foreign:
+                what = f"{directory} holds other things than an index ({sorted(foreign)[0]})."
+                raise InputError(what, "Give --out a folder of its own.")
+            stack.enter_context(alone(directory / LOCK, otherwise=taken))
         except OSError as error:
-            raise InputError(f"Another process is indexing into {directory}.", "Wait for it.") from error
+            what = f"{directory} cannot be written ({error.strerror or error})."
+            raise InputError(what, "Check its permissions, or choose another --out.") from error
         yield
 
 
@@ -128,22 +124,14 @@ def commit(directory: Path, manifest: Manifest) -> None:
     """Let the manifest's generation count: its files on disk first, then the name, then what is no longer needed."""
     for folder, _, names in os.walk(directory / manifest.generation):
         for path in (Path(folder), *(Path(folder, name) for name in names)):
-            _sync(path)
+            sync(path)
     staged = directory / f".{MANIFEST}.staged"
     staged.write_text(json.dumps(asdict(manifest), ensure_ascii=False, indent=1), encoding="utf-8")
-    _sync(staged)
+    sync(staged)
     staged.replace(directory / MANIFEST)
-    _sync(directory)
+    sync(directory)
     for path in unfinished(directory, manifest):
         shutil.rmtree(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def open_table(generation: Path, name: str) -> Any:

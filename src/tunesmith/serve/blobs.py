@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar
 
-from tunesmith.folders import home
+from tunesmith.folders import home, sync
 
 STAGED = ".part"
 RESULT = ".result"  # written by a transaction that may still be open in another process
@@ -68,7 +68,7 @@ class Staged:
         place = self.path.with_name(name)
         self.path.replace(place)
         self.path = place
-        _sync(place.parent)
+        sync(place.parent)
 
 
 def arriving_bytes(owner: str, *, beside: Staged) -> int:
@@ -93,12 +93,3 @@ def sweep(known: Container[str], *, marks: Sequence[str]) -> int:
             path.unlink(missing_ok=True)
             removed += 1
     return removed
-
-
-def _sync(directory: Path) -> None:
-    """Flush a directory's names to the disk."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

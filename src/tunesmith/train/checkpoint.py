@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from tunesmith.errors import RunError
 from tunesmith.facts import file_sha256
+from tunesmith.folders import sync
 
 FILES = ("adapter.safetensors", "state.pt", "progress.json")
 MANIFEST = "manifest.json"  # the sha256 of each of FILES
@@ -66,7 +67,7 @@ def save(folder: Path, model: Any, *, optimizer: torch.optim.Optimizer, progress
         _remove(final)
         staged.replace(final)
         for parent in (folder, folder.parent):
-            _sync(parent)
+            sync(parent)
     except (OSError, RuntimeError, SafetensorError) as error:
         if not (number := _errno(error)):
             raise
@@ -145,7 +146,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 def sync_folder(folder: Path) -> None:
     """Have the files of a folder, and the folder itself, on the disk before anything refers to them."""
     for path in [*folder.iterdir(), folder]:
-        _sync(path)
+        sync(path)
 
 
 def _by_step(folder: Path) -> list[Path]:
@@ -187,11 +188,3 @@ def _remove(path: Path) -> None:
         aside = path.with_name(f".removed-{path.name}")
         shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(path.replace(aside))
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

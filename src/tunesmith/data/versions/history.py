@@ -18,12 +18,13 @@ from typing import Any
 
 from tunesmith.chat import Example
 from tunesmith.data.dataset import Dataset, Examples, Source, read_dataset, read_left, read_manifest, write_dataset
-from tunesmith.data.files import sync_directory, write_synced
+from tunesmith.data.files import write_synced
 from tunesmith.data.ledger import LedgerRow, ledger_of
 from tunesmith.data.load import Loaded, SourceRow
 from tunesmith.data.versions.decisions import Decision, DecisionLog, state_of
 from tunesmith.data.versions.matching import match
 from tunesmith.errors import InputError
+from tunesmith.folders import sync
 
 NAMES, TAGS = "names", "tags.json"
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
@@ -308,7 +309,7 @@ def _replace(path: Path, value: Mapping[str, Any]) -> None:
     try:
         write_synced(part, [json.dumps(value, indent=2)])
         part.replace(path)
-        sync_directory(path.parent)
+        sync(path.parent)
     except OSError as error:
         what = f"{path} cannot be written ({error.strerror or error})."
         raise InputError(what, "Check the directory's permissions and the free space.") from error

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from fastapi import Query, Request
+from fastapi import Request
 
 from tunesmith.database import transaction
 from tunesmith.serve.eval_rows import choose, count_rows, read_rows
@@ -22,15 +22,13 @@ from tunesmith.serve.records import eval_runs as run_records
 from tunesmith.serve.records import evals as records
 from tunesmith.serve.records.eval_runs import EvalItem, EvalRun
 from tunesmith.serve.records.evals import Eval
-from tunesmith.serve.records.paging import Cursor
 from tunesmith.serve.route import Route, Who
 from tunesmith.serve.wire import evals as wire
 from tunesmith.serve.wire.body import json_body
 from tunesmith.serve.wire.errors import RequestError, not_found
 from tunesmith.serve.wire.graders import TextSimilarity
-from tunesmith.serve.wire.paging import After, Order, list_body
+from tunesmith.serve.wire.paging import Page, list_body
 
-Limit = Annotated[int, Query(ge=1, le=100)]
 Interval = Callable[[int, int], tuple[float, float, float]]  # (passed, of how many) -> share, and its interval's ends
 
 
@@ -61,12 +59,9 @@ def create_eval(
 def list_evals(
     *,
     who: Who,
-    after: After = None,
-    limit: Limit = 20,
-    order: Order = "asc",
+    cursor: Page,
     order_by: Literal["created_at", "updated_at"] = "created_at",
 ) -> dict[str, Any]:
-    cursor = Cursor(limit, after, newest_first=order == "desc")
     found, more = records.list_evals(who.owner, cursor=cursor, by_update=order_by == "updated_at")
     return list_body([_eval_body(one) for one in found], has_more=more)
 
@@ -120,13 +115,10 @@ def list_runs(
     request: Request,
     who: Who,
     eval_id: str,
-    after: After = None,
-    limit: Limit = 20,
-    order: Order = "asc",
+    cursor: Page,
     status: wire.RunStatus | None = None,
 ) -> dict[str, Any]:
     found = _eval(who.owner, eval_id)
-    cursor = Cursor(limit, after, newest_first=order == "desc")
     runs, more = run_records.list_runs(who.owner, eval_id, status=status, cursor=cursor)
     return list_body([_run_body(request, found, run) for run in runs], has_more=more)
 
@@ -158,13 +150,10 @@ def list_items(
     who: Who,
     eval_id: str,
     run_id: str,
-    after: After = None,
-    limit: Limit = 20,
-    order: Order = "asc",
+    cursor: Page,
     status: wire.ItemStatus | None = None,
 ) -> dict[str, Any]:
     _run(who.owner, eval_id, run_id)
-    cursor = Cursor(limit, after, newest_first=order == "desc")
     items, more = run_records.list_items(who.owner, run_id, status=status, cursor=cursor)
     return list_body([_item_body(item) for item in items], has_more=more)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Query, Request
+from fastapi import Request
 
 from tunesmith.serve.records.completions import (
     Stored,
@@ -16,12 +16,11 @@ from tunesmith.serve.records.completions import (
     list_completions,
     relabel_completion,
 )
-from tunesmith.serve.records.paging import Cursor
 from tunesmith.serve.route import Route, Who
 from tunesmith.serve.wire.body import json_body
 from tunesmith.serve.wire.errors import not_found
 from tunesmith.serve.wire.metadata import FILTER_DOCS, metadata_filter
-from tunesmith.serve.wire.paging import After, Order, list_body
+from tunesmith.serve.wire.paging import Page, list_body
 from tunesmith.serve.wire.stored import (
     Relabel,
     StoredBody,
@@ -32,15 +31,12 @@ from tunesmith.serve.wire.stored import (
     stored_body,
 )
 
-Limit = Annotated[int, Query(ge=1, le=100)]
-
 
 def list_stored(
     *,
-    request: Request, who: Who, after: After = None, limit: Limit = 20, order: Order = "asc",
+    request: Request, who: Who, cursor: Page,
     model: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    cursor = Cursor(limit, after, newest_first=order == "desc")
     found, more = list_completions(who.owner, model=model, labels=metadata_filter(request), cursor=cursor)
     return list_body([stored_body(stored) for stored in found], has_more=more)
 
@@ -62,18 +58,16 @@ def delete_stored(*, who: Who, completion_id: str) -> dict[str, Any]:
     return StoredDeleted(id=completion_id, deleted=True).model_dump()
 
 
-def list_messages(
-    *, who: Who, completion_id: str, after: After = None, limit: Limit = 20, order: Order = "asc"
-) -> dict[str, Any]:
+def list_messages(*, who: Who, completion_id: str, cursor: Page) -> dict[str, Any]:
     bodies = message_bodies(_stored(who.owner, completion_id))
-    if order == "desc":
+    if cursor.newest_first:
         bodies.reverse()
-    if after is not None:
-        places = [place for place, body in enumerate(bodies) if body["id"] == after]
+    if cursor.after is not None:
+        places = [place for place, body in enumerate(bodies) if body["id"] == cursor.after]
         if not places:
-            raise not_found("message", after, param="after")
+            raise not_found("message", cursor.after, param="after")
         bodies = bodies[places[0] + 1 :]
-    return list_body(bodies[:limit], has_more=len(bodies) > limit)
+    return list_body(bodies[: cursor.limit], has_more=len(bodies) > cursor.limit)
 
 
 def _stored(owner: str, completion_id: str) -> Stored:

@@ -1,7 +1,6 @@
 """Lists on OpenAI's wire: the query parameters `after` and `order`, and the body of one page.
 
-Not here: reading a page (serve.records.paging). `limit` has another range on every list, so its route writes it.
-Called by serve.routes.
+Not here: reading a page (serve.records.paging). Called by serve.routes.
 """
 
 from __future__ import annotations
@@ -9,10 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from fastapi import Query
+from fastapi import Depends, Query
+
+from tunesmith.serve.records.paging import Cursor
 
 After = Annotated[str | None, Query(description="The id of the last object of the page before.")]
 Order = Annotated[Literal["asc", "desc"], Query(description="By the time they were made.")]
+
+
+async def _cursor(after: After = None, limit: Annotated[int, Query(ge=1, le=100)] = 20, order: Order = "asc") -> Cursor:
+    return Cursor(limit, after, newest_first=order == "desc")
+
+
+Page = Annotated[Cursor, Depends(_cursor)]  # of the lists whose pages are as OpenAI's evals have them
 
 
 def list_body(items: Sequence[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
