@@ -1,8 +1,9 @@
 """A trainer without a model, in the form of the real one's command line and run directory, that starts in no time.
 
 `python stub_trainer.py RECIPE --out RUN --json STEPS STEP_S MISHAP`. Each step's weight follows from the one before, a
-checkpoint is written every second step, SIGTERM saves and exits 75. It dies of `MISHAP`: "none", "crash" (at the third
-step of every life), "fail" (as a run that diverges), "full" (the disk), "refuse" (its input).
+checkpoint is written every second step, SIGTERM saves and exits 75; there are five epochs, or fewer of two steps. It
+dies of `MISHAP`: "none", "crash" (at the third step of every life), "fail" (as a run that diverges), "full" (the disk),
+"refuse" (its input).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from types import FrameType
 from typing import Any
 
 STOP: list[int] = []
+CONFIG = b'{"base_model_name_or_path": "tiny"}'
 
 
 def main(recipe: str, _out: str, run: str, _json: str, steps: str, step_s: str, mishap: str) -> None:
@@ -39,7 +41,7 @@ def main(recipe: str, _out: str, run: str, _json: str, steps: str, step_s: str, 
     status(folder, "running")
     train(folder, int(steps), float(step_s), mishap)
     (folder / "adapter").mkdir(exist_ok=True)
-    write(folder / "adapter" / "adapter_config.json", b'{"base_model_name_or_path": "tiny"}')
+    write(folder / "adapter" / "adapter_config.json", CONFIG)
     weights(folder / "adapter" / "adapter_model.safetensors", "a.lora_A.weight", newest(folder)[1])
     status(folder, "finished")
 
@@ -50,7 +52,10 @@ def note(number: int, frame: FrameType | None) -> None:
 
 def begin(folder: Path, recipe: str, steps: int) -> None:
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    for name, value in (("recipe", {"from": recipe}), ("settings", {"num_steps": steps}), ("run", {"id": "run-x"})):
+    (folder / "form").mkdir(exist_ok=True)
+    write(folder / "form" / "adapter_config.json", CONFIG)
+    settings = {"num_steps": steps, "epochs": max(1, min(5, steps // 2))}
+    for name, value in (("recipe", {"from": recipe}), ("settings", settings), ("run", {"id": "run-x"})):
         if not (folder / f"{name}.json").exists():
             write(folder / f"{name}.json", json.dumps(value).encode())
     write(folder / "ledger.jsonl", b"")
@@ -67,9 +72,10 @@ def train(folder: Path, steps: int, step_s: float, mishap: str) -> None:
         time.sleep(step_s)
         step, lived = step + 1, lived + 1
         weight = hashlib.sha256(weight).digest()[:4]
-        metric(folder, {"kind": "train", "step": step, "loss": 1 / step, "seconds": step_s, "tokens": 10})
+        row = {"kind": "train", "step": step, "loss": 1 / step, "token_accuracy": 1 - 1 / step}
+        metric(folder, {**row, "seconds": step_s, "tokens": 10})
         if step % 2 == 0:
-            metric(folder, {"kind": "validation", "step": step, "loss": 2 / step, "best": True})
+            metric(folder, {"kind": "validation", "step": step, "loss": 2 / step, "token_accuracy": 0.5, "best": True})
             checkpoint(folder, step, weight)
         if mishap == "crash" and lived == 3:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -15,18 +15,22 @@ from tunesmith.trie import lay_out
 
 
 @pytest.mark.parametrize("cap", [0.0, 3.0])
-def test_chunks_of_any_size_give_cross_entropy_and_its_gradient(cap: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_of_any_size_give_cross_entropy_its_gradient_and_what_is_right(
+    cap: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     hidden, weight, bias = torch.randn(7, 8), torch.randn(11, 8), torch.randn(11)
     labels, slopes = torch.randint(0, 11, (7,)), torch.randn(7)
     stock = hidden.clone().requires_grad_()
     logits = torch.nn.functional.linear(stock, weight, bias)
+    labels[:3] = logits[:3].argmax(-1)
     expected = torch.nn.functional.cross_entropy(nll._capped(logits, cap), labels, reduction="none")
     (expected * slopes).sum().backward()
     for rows in (1, 3, 100):
         monkeypatch.setattr(nll, "CHUNK_LOGITS", rows * 11)
         ours = hidden.clone().requires_grad_()
-        found = nll._HeadNll.apply(ours, weight, bias, labels, cap)
+        found, right = nll._HeadNll.apply(ours, weight, bias, labels, cap)
+        assert right.tolist() == (logits.argmax(-1) == labels).tolist() and not right.requires_grad
         (found * slopes).sum().backward()
         torch.testing.assert_close(found, expected)
         torch.testing.assert_close(ours.grad, stock.grad)

@@ -137,7 +137,14 @@ def save_adapter(model: Any, folder: Path, *, base: Base) -> None:
     with _quiet():
         model.save_pretrained(folder, save_embedding_layers=False)  # "auto" would ask the network
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-    _write_pin(folder, _pin_to(base) | ({"quantized": True} if base.quantized else {}))
+    _write_pin(folder, _adapter_pin(base))
+
+
+def save_form(model: Any, folder: Path, *, base: Base) -> None:
+    """What `save_adapter` writes beside the weights: with those of a checkpoint it is an adapter."""
+    folder.mkdir(exist_ok=True)
+    model.peft_config["default"].save_pretrained(folder)
+    _write_pin(folder, _adapter_pin(base))
 
 
 def save_model(model: Any, folder: Path, *, base: Base, facts: dict[str, Any]) -> None:
@@ -315,6 +322,10 @@ def _pin_to(base: Base) -> dict[str, Any]:
         "template_sha256": base.renderer.template_sha256,
         "stop_ids": sorted(base.renderer.stop_ids),
     }
+
+
+def _adapter_pin(base: Base) -> dict[str, Any]:
+    return _pin_to(base) | ({"quantized": True} if base.quantized else {})
 
 
 def _write_pin(folder: Path, pin: dict[str, Any]) -> None:

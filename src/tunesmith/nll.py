@@ -29,15 +29,22 @@ def label_nll_N(model: Any, trie: Trie, *, recompute: bool = False) -> torch.Ten
 
     With `recompute` the backward pass computes each layer's inside again instead of keeping it (Chen et al. 2016).
     """
+    return label_scores_N(model, trie, recompute=recompute)[0]
+
+
+def label_scores_N(model: Any, trie: Trie, *, recompute: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same, and whether each label is what the model would have chosen: no other token was likelier."""
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     trie = trie.to(causal.device)
     hidden_NC = hidden_at_labels(causal, trie, recompute=recompute)
     head = causal.get_output_embeddings()
     cap = getattr(causal.config.get_text_config(), "final_logit_softcapping", None) or 0.0
     if not _is_plain_frozen(head):
-        logits_NV = head(hidden_NC).float()
-        return torch.nn.functional.cross_entropy(_capped(logits_NV, cap), trie.labels_N, reduction="none")
-    return _HeadNll.apply(hidden_NC, head.weight, head.bias, trie.labels_N, cap)
+        logits_NV = _capped(head(hidden_NC).float(), cap)
+        right_N = logits_NV.detach().gather(1, trie.labels_N[:, None])[:, 0] >= logits_NV.detach().amax(-1)
+        return torch.nn.functional.cross_entropy(logits_NV, trie.labels_N, reduction="none"), right_N
+    nll_N, right_N = _HeadNll.apply(hidden_NC, head.weight, head.bias, trie.labels_N, cap)
+    return nll_N, right_N
 
 
 @torch.inference_mode()
@@ -67,6 +74,12 @@ def hidden_at_labels(causal: Any, trie: Trie, *, recompute: bool = False, cache:
     return hidden_NC
 
 
+def logits_of(causal: Any, hidden_NC: torch.Tensor) -> torch.Tensor:
+    """The logits (N, V), in float32, that last hidden states stand for."""
+    cap = getattr(causal.config.get_text_config(), "final_logit_softcapping", None) or 0.0
+    return _capped(causal.get_output_embeddings()(hidden_NC).float(), cap)
+
+
 @contextmanager
 def _trie_forms(causal: Any, trie: Trie) -> Iterator[dict[str, Any]]:
     with attending_over(causal, trie) as keywords, fused(causal, last_rows_N=torch.unique(trie.rows_N)):
@@ -85,9 +98,10 @@ class _HeadNll(torch.autograd.Function):
         bias_V: torch.Tensor | None,
         labels_N: torch.Tensor,
         cap: float,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         wanted = ctx.needs_input_grad[0]
         nll_N = torch.empty(len(labels_N), dtype=torch.float32, device=hidden_NC.device)
+        right_N = torch.empty(len(labels_N), dtype=torch.bool, device=hidden_NC.device)
         d_hidden_NC = torch.empty_like(hidden_NC) if wanted else None
         size = max(1, CHUNK_LOGITS // len(weight_VC))
         minus_one = torch.full((size, 1), -1.0, device=hidden_NC.device)
@@ -96,14 +110,17 @@ class _HeadNll(torch.autograd.Function):
             logits = _capped(linear(hidden_NC[chunk], weight_VC, bias_O=bias_V).float(), cap)
             slope = 1 - (logits / cap) ** 2 if cap and wanted else None
             log_p = torch.log_softmax(logits, dim=-1)
-            nll_N[chunk] = -log_p.gather(1, labels_N[chunk, None])[:, 0]
+            own = log_p.gather(1, labels_N[chunk, None])[:, 0]
+            nll_N[chunk] = -own
+            right_N[chunk] = own >= log_p.amax(-1)
             if d_hidden_NC is not None:
                 d_logits = log_p.exp_().scatter_add_(1, labels_N[chunk, None], minus_one[: len(log_p)])
                 if slope is not None:
                     d_logits *= slope
                 d_hidden_NC[chunk] = linear_input_gradient(d_logits.to(weight_VC.dtype), weight_VC)
         ctx.save_for_backward(d_hidden_NC)
-        return nll_N
+        ctx.mark_non_differentiable(right_N)
+        return nll_N, right_N
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

@@ -28,7 +28,9 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    data: str = Field(description="the training file (JSONL: 'messages', or 'prompt' and 'completion')")
+    data: str = Field(
+        description="the training file (JSONL: 'messages', or 'prompt' and 'completion'; dpo: pairs of answers)"
+    )
     validation: str | None = Field(
         None, description="a file to watch the loss on; without one, rows are split off the training file"
     )
@@ -38,10 +40,13 @@ class Recipe(BaseModel):
     base: str = Field(
         EMBEDDED_BASE, description="the base model: a folder, a Hugging Face name, or the embedded default"
     )
-    method: Literal["lora", "rslora", "dora", "qlora", "full"] = Field(
+    method: Literal["lora", "rslora", "dora", "qlora", "full", "dpo"] = Field(
         "lora",
         description="what is trained: an adapter (lora; rslora, dora: variants; qlora: on a base in 4 bits), "
-        "or full: all weights",
+        "full: all weights; dpo: a LoRA adapter, on pairs of answers of which one is preferred",
+    )
+    beta: float = Field(
+        0.1, gt=0, le=2, description="dpo: how closely the adapter is held to the base; smaller: it may go further"
     )
     rank: Count | Auto = Field("auto", description="LoRA rank; auto: 16, or 32 above 10,000 rows")
     alpha: Amount | Auto = Field("auto", description="LoRA alpha; auto: twice the rank; rslora: 8")
@@ -50,7 +55,7 @@ class Recipe(BaseModel):
         "all-linear", description="which layers get an adapter: all-linear, or a list of names"
     )
     learning_rate: Amount | Auto = Field(
-        "auto", description="peak learning rate; auto: by model size; full: a tenth of an adapter's"
+        "auto", description="peak learning rate; auto: by model size; full: a tenth of an adapter's, dpo: a twentieth"
     )
     warmup_steps: Annotated[int, Field(ge=0)] | Auto = Field(
         "auto", description="steps of linear warm-up; auto: 3 % of the steps, at least 5"
@@ -58,7 +63,9 @@ class Recipe(BaseModel):
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     epochs: Count | Auto = Field(
-        "auto", description="passes over the data; auto: 4 to 200 rows, 3 to 2,000, 2 to 20,000, then 1"
+        "auto",
+        description="passes over the data; auto: 4 to 200 rows, 3 to 2,000, 2 to 20,000, then 1; "
+        "dpo: 2 to 2,000, then 1",
     )
     batch_size: int = Field(16, ge=1, description="rows per optimiser step")
     micro_batch_tokens: Annotated[int, Field(ge=64)] | Auto = Field(
@@ -73,6 +80,9 @@ class Recipe(BaseModel):
     validations_per_epoch: int = Field(
         2, ge=1, description="how often the validation loss is measured and a checkpoint saved"
     )
+    kept_epochs: int = Field(
+        0, ge=0, description="checkpoints of so many last epochs' ends to keep, beside the newest two and the best"
+    )
     patience: Count | None = Field(3, description="stop after this many validations without a better loss; null: never")
     seed: int = Field(0, ge=0, description="of the split, the order of the rows and the adapter's start")
     threads: Count | Auto = Field("auto", description="processor threads; auto: the cores this process may use")
@@ -84,6 +94,8 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _nothing_idle(self) -> Recipe:
         """A key that the method does not use must not look as if it did something."""
+        if self.method != "dpo" and self.beta != type(self).model_fields["beta"].default:
+            raise ValueError(f"beta belongs to the method 'dpo', and the method is {self.method!r}: remove it.")
         if self.method == "full":
             keys = ("rank", "alpha", "dropout", "targets")
             idle = [key for key in keys if getattr(self, key) != type(self).model_fields[key].default]

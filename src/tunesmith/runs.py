@@ -57,6 +57,11 @@ class Run:
         return self.model_dir if self.model_dir.is_dir() else self.adapter_dir
 
     @property
+    def form_dir(self) -> Path:
+        """The adapter's files beside its weights, there from the start of the training."""
+        return self.directory / "form"
+
+    @property
     def checkpoints_dir(self) -> Path:
         return self.directory / "checkpoints"
 

@@ -179,12 +179,17 @@ def test_turns_under_other_names_are_mapped_and_slices_are_taken(tmp_path: Path)
     assert [turn.trained for turn in examples[0].messages] == [False, False, False, True]
 
 
-def test_pairs_for_dpo_are_kept_as_pairs_and_said_not_to_be_trainable(tmp_path: Path) -> None:
+def test_dpo_becomes_the_method_and_other_losses_on_pairs_are_said_not_to_be_trainable(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", [{"question": "q", "chosen": "good", "rejected": "bad", "system": "s"}] * 3)
-    imported = run(tmp_path, AXOLOTL | {"rl": "dpo", "datasets": [{"path": "rows.jsonl", "type": "chatml.intel"}]})
+    config = AXOLOTL | {"rl_beta": 0.3, "datasets": [{"path": "rows.jsonl", "type": "chatml.intel"}]}
+    imported = run(tmp_path, config | {"rl": "dpo"})
     example = load_examples(imported.values["data"]).examples[0].example
-    assert example.kind == "preference" and not imported.trainable
-    assert [one.key for one in imported.no_equal if one.key == "rl"]
+    assert example.kind == "preference" and imported.trainable
+    assert (recipe_of(imported).method, recipe_of(imported).beta) == ("dpo", 0.3)
+    for changes in ({"rl": "ipo"}, {"rl": "dpo", "load_in_4bit": True}):
+        imported = run(tmp_path, config | changes, force=True)
+        assert recipe_of(imported).method != "dpo" and not imported.trainable
+        assert [one.key for one in imported.no_equal if one.key == "rl"]
 
 
 def test_data_that_is_not_here_leaves_a_draft_that_names_it(tmp_path: Path) -> None:

@@ -99,6 +99,16 @@ def test_a_checkpoint_of_the_same_step_is_replaced_and_pruning_keeps_the_best_an
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000001", "step-000003", "step-000004"]
 
 
+@pytest.mark.parametrize(
+    ("epochs", "kept"), [(0, [4, 9, 10]), (1, [4, 9, 10]), (2, [4, 8, 9, 10]), (9, [2, 4, 6, 8, 9, 10])]
+)
+def test_the_ends_of_the_last_epochs_are_kept_where_it_is_asked(tmp_path: Path, epochs: int, kept: list[int]) -> None:
+    for step in range(11):
+        (tmp_path / f"step-{step:06d}").mkdir()
+    checkpoint.prune(tmp_path, best_step=4, steps_per_epoch=2, kept_epochs=epochs)
+    assert sorted(int(path.name[5:]) for path in tmp_path.iterdir()) == kept
+
+
 def test_the_newest_is_the_one_of_the_highest_step_beyond_six_digits_too(tmp_path: Path) -> None:
     for step in (999_999, 1_000_000):
         shutil.copytree(save(tmp_path / "made", 1), tmp_path / f"step-{step:06d}")
@@ -220,17 +230,18 @@ def use_without_rights(parent: str) -> None:
 FILE_EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
 
 
-def test_a_kill_at_every_file_event_of_a_save_and_a_prune_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
-    run_alone(kill_a_save_at_every_file_event, tmp_path)
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_kill_at_file_events_of_a_save_and_a_prune_leaves_a_whole_checkpoint(tmp_path: Path, every: int) -> None:
+    run_alone(kill_a_save_at_file_events, tmp_path, every)
 
 
-def kill_a_save_at_every_file_event(tmp: str) -> None:
+def kill_a_save_at_file_events(tmp: str, every: str) -> None:
     """Children count what Python tells the system about files, and end themselves with SIGKILL at the nth."""
     tmp_path = Path(tmp)
     for step in (1, 2, 3):
         save(tmp_path / "before", step)
     killed = 0
-    for moment in range(1, 200):
+    for moment in range(1, 200, int(every)):
         folder = shutil.copytree(tmp_path / "before", tmp_path / str(moment))
         child = os.fork()
         if child == 0:
@@ -250,7 +261,7 @@ def kill_a_save_at_every_file_event(tmp: str) -> None:
         assert not (folder / "quarantine").exists()
         assert all(path.name.startswith("step-") for path in folder.iterdir())
         shutil.rmtree(folder)
-    assert killed > 30
+    assert killed * int(every) > 30
 
 
 def kill_myself_at(moment: int) -> None:

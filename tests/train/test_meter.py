@@ -17,8 +17,9 @@ from tests.train.conftest import STEPS, losses
 from tunesmith.adapter import attach_lora, unfreeze
 from tunesmith.model import Base
 from tunesmith.recipe import Recipe
-from tunesmith.train.loop import mean_nll
+from tunesmith.train.loop import mean_loss
 from tunesmith.train.meter import memory, peak_flops_per_s, useful_flops
+from tunesmith.train.objective import Likelihood
 from tunesmith.worker import Job
 
 MakeRecipe = Callable[..., Recipe]
@@ -112,6 +113,20 @@ def test_the_figures_of_the_steps_add_up_to_those_of_the_run(job: Job) -> None:
         assert 0 < step["memory_bytes"] <= step["memory_peak_bytes"]
 
 
+def test_the_accuracy_is_the_share_of_labels_that_a_plain_forward_puts_first(job: Job, tiny: Base) -> None:
+    right = labels = 0
+    for row in job.plan.validation:
+        ids, trained = row.rendered.ids, row.rendered.trained
+        best = tiny.model(input_ids=torch.tensor([ids])).logits[0].argmax(-1).tolist()
+        places = [place for place, is_trained in enumerate(trained) if is_trained]
+        right += sum(best[place - 1] == ids[place] for place in places)
+        labels += len(places)
+    rows = job.run.metrics()
+    assert rows[0]["kind"] == "validation" and rows[0]["token_accuracy"] == pytest.approx(right / labels)
+    assert all(0 <= row["token_accuracy"] <= 1 for row in rows)
+    assert json.loads((job.run.form_dir / "adapter_config.json").read_text())["r"] == job.run.recipe["rank"]
+
+
 def test_every_example_has_its_loss_under_its_line_of_the_file(job: Job, tiny: Base) -> None:
     lines = [json.loads(line) for line in (job.run.directory / "example_losses.jsonl").read_text().splitlines()]
     by_step = defaultdict(list)
@@ -127,8 +142,9 @@ def test_every_example_has_its_loss_under_its_line_of_the_file(job: Job, tiny: B
 
     of_line = {row.line: row for row in job.plan.rows}
     for line in by_step[1]:  # the adapter changes nothing yet
-        alone = mean_nll(tiny.model, [of_line[line["row"]]], micro_batch_tokens=1024, share=True)
-        assert line["loss"] == pytest.approx(alone, rel=1e-4)
+        cut: Any = {"micro_batch_tokens": 1024, "share": True}
+        alone = mean_loss(tiny.model, [of_line[line["row"]]], objective=Likelihood(), **cut)
+        assert line["loss"] == pytest.approx(alone.loss, rel=1e-4)
 
 
 def test_the_losses_of_examples_are_only_written_when_asked_for(

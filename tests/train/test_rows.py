@@ -22,7 +22,8 @@ from tunesmith.model import Base
 from tunesmith.nll import label_nll_N
 from tunesmith.recipe import Recipe
 from tunesmith.render import Rendered
-from tunesmith.train.loop import mean_nll
+from tunesmith.train.loop import mean_loss
+from tunesmith.train.objective import Likelihood
 from tunesmith.train.rows import (
     Drop,
     Row,
@@ -206,7 +207,8 @@ def test_micro_batches_of_any_size_give_the_same_loss_and_gradients(tiny: Base, 
             total += loss.item()
         gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         measured.append((total, gradient))
-        assert mean_nll(model, rows, micro_batch_tokens=limit, share=True) == pytest.approx(total, rel=1e-6)
+        found = mean_loss(model, rows, objective=Likelihood(), micro_batch_tokens=limit, share=True)
+        assert found.loss == pytest.approx(total, rel=1e-6) and list(found.figures) == ["token_accuracy"]
     for total, gradient in measured[1:]:
         assert total == pytest.approx(measured[0][0], rel=1e-6)
         assert (gradient - measured[0][1]).norm() <= 1e-6 * measured[0][1].norm() + 1e-7
@@ -237,7 +239,7 @@ def line_of(kind: str, number: int) -> str:
     return json.dumps(row)
 
 
-@pytest.mark.parametrize("cases", [25, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [10, pytest.param(1000, marks=pytest.mark.slow)])
 def test_every_line_of_any_file_is_trained_held_out_or_dropped_with_its_reason(
     cases: int, small_recipe: Callable[..., Recipe], tiny: Base, tmp_path: Path
 ) -> None:
@@ -256,7 +258,8 @@ def test_every_line_of_any_file_is_trained_held_out_or_dropped_with_its_reason(
         try:
             job = prepare(recipe, folder / "run", say=lambda text: None, base=tiny)
         except InputError as error:
-            assert "row" in str(error)  # no row is left for training or for watching
+            only_blank = all(kind == "blank" for kind, _ in kinds)
+            assert only_blank or "row" in str(error)  # no row is left for training or for watching
             assert not (folder / "run").exists()
             return
         by_status: dict[str, list[int]] = {"trained": [], "held_out": [], "dropped": []}

@@ -165,7 +165,10 @@ def _watch(output: Output, bar: Any, task: Any) -> Callable[[dict[str, Any]], No
             cost = f"{metric['tokens_per_s']:,.0f} tokens/s, {metric['memory_bytes'] / 2**30:.1f} GiB"
             bar.update(task, completed=metric["step"], loss=f"{metric['loss']:.3f}", cost=cost)
         else:
-            bar.update(task, completed=metric["step"], watched=f"validation loss {metric['loss']:.3f}")
+            watched = f"validation loss {metric['loss']:.3f}"
+            if "pair_accuracy" in metric:
+                watched += f", pairs {metric['pair_accuracy']:.0%}"
+            bar.update(task, completed=metric["step"], watched=watched)
 
     return watch
 
@@ -174,10 +177,11 @@ def _say_plan(output: Output, job: Job) -> None:
     from tunesmith.train.rows import drops_in_words
 
     plan, facts = job.plan, job.base.facts
+    noun = "pairs" if plan.settings.method == "dpo" else "rows"
     output.say(
         f"{'Going on with' if job.resumed else 'Training'} {job.base.name} "
         f"({facts.num_parameters / 1e6:.0f} M parameters) "
-        f"on {len(plan.rows):,} rows, watching {len(plan.validation):,} others. Run: {job.run.directory}"
+        f"on {len(plan.rows):,} {noun}, watching {len(plan.validation):,} others. Run: {job.run.directory}"
     )
     dropped = [*plan.drops, *plan.validation_drops]
     if dropped:
@@ -196,5 +200,15 @@ def _say_result(output: Output, job: Job, metrics: dict[str, Any]) -> None:
         f"Validation loss {metrics['validation_loss']:.4f} at step {metrics['best_step']} of {metrics['steps']}, "
         f"{metrics['seconds']:.0f} s; {metrics['tokens_trained']:,} tokens trained."
     )
+    if "validation_margin" in metrics:
+        pairs = {name.removeprefix("validation_"): value for name, value in metrics.items()}
+        output.say(
+            f"Validation pairs: margin {pairs['margin']:+.3f}, above 0 in {pairs['pair_accuracy']:.0%}; the preferred "
+            f"answer is the likelier one in {pairs['ranking_accuracy']:.0%} (base: "
+            f"{pairs['ranking_accuracy_before']:.0%}). "
+            f"Nats gained: preferred {pairs['chosen_change']:+.2f}, rejected {pairs['rejected_change']:+.2f}."
+        )
     for check in job.run.status["proof"]:
         output.say(f"  proved: {check['check']} ({check['result']})")
+    for warning in job.run.status.get("warnings", ()):
+        output.say(f"Look at this before using it: {warning}", "bold red")

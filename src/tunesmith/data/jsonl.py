@@ -1,13 +1,15 @@
 """Whether a file is JSONL, one object a line: its form only, so that what was uploaded can be read later.
 
 Not here: what a row means (load, which refuses more), other formats. One pass; a line at a time is held.
-Given to the server by the command `server`, which calls it for every uploaded file of rows.
+Given to the server by the command `server`, which has every uploaded file of rows checked, large ones in a process of
+their own: `python -m tunesmith.data.jsonl` (see serve.checking).
 """
 
 from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ MAX_LINE_BYTES = 4 << 20  # a long conversation is a tenth of it, also when ever
 MAX_LINES = 3_000_000
 MAX_COUNTED = 10_000  # beyond so many wrong lines it is another kind of file, and counting costs more than it tells
 HEAD_BYTES = 1 << 16
+OUT_OF_MEMORY_EXIT = 3
 ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 QUOTED = (
     (re.compile(r"^the key '.*' stands", re.S), "a key stands"),
@@ -109,3 +112,26 @@ def _problem(filename: str, fault: Fault, *, line: int | None) -> Problem:
     for pattern, words in QUOTED:
         what = pattern.sub(words, what)
     return Problem(filename, line, fault.column, what, fault.todo, fault.issue)
+
+
+def main() -> None:
+    """Check the file that standard input names, within its limits; the problems go to standard output."""
+    import resource
+
+    asked = json.load(sys.stdin)
+    memory, seconds = int(asked["memory_bytes"]), int(asked["seconds"]) + 1
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold the rows
+    answer: dict[str, Any] = {"problems": [], "total": 0}
+    try:
+        check_jsonl(Path(asked["path"]), asked["filename"])
+    except DataError as error:
+        answer = {"problems": [problem.as_dict() for problem in error.problems], "total": error.total}
+    except MemoryError:
+        sys.exit(OUT_OF_MEMORY_EXIT)
+    json.dump(answer, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -14,9 +14,8 @@ import torch
 
 from tunesmith.nll import label_nll_N
 from tunesmith.train.memory import free_bytes
-from tunesmith.train.rows import Row
+from tunesmith.train.rows import Row, lay_out_rows
 from tunesmith.train.settings import Settings
-from tunesmith.trie import lay_out
 
 SHARE_OF_FREE = {"cpu": 0.5, "cuda": 0.85}  # a processor's memory is others' too
 MOST_TOKENS = {"cpu": 2048, "cuda": 32768}  # more pay no more: a processor's products are at their peak long before
@@ -66,7 +65,7 @@ def activation_bytes(model: Any, rows: Sequence[Row]) -> int:
         if sum(one.num_tokens for one in few) >= FEW_TOKENS:
             break
         few.append(row)
-    trie = lay_out([row.rendered for row in few], [row.weight for row in few])
+    trie = lay_out_rows(few, share=True)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 

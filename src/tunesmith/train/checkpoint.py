@@ -120,10 +120,14 @@ def restore_adapter(path: Path, model: Any) -> None:
             tensor.copy_(saved[name])
 
 
-def prune(folder: Path, *, best_step: int) -> None:
-    """Keep the newest two, so that one may break, and the best; only called once the newest is written."""
-    for path in _by_step(folder)[:-2]:
-        if _step(path) != best_step:
+def prune(folder: Path, *, best_step: int, steps_per_epoch: int = 1, kept_epochs: int = 0) -> None:
+    """Keep the newest two, so that one may break, the best, and those of the last `kept_epochs` ends of epochs; only
+    called once the newest is written."""
+    paths = _by_step(folder)
+    ends = [path for path in paths if _step(path) and _step(path) % steps_per_epoch == 0]
+    kept = {*paths[-2:], *ends[max(0, len(ends) - kept_epochs) :]}
+    for path in paths:
+        if path not in kept and _step(path) != best_step:
             _remove(path)
 
 

@@ -1,7 +1,7 @@
 """The training loop, readable top to bottom, and the validation loss.
 
-Not here: settings, rendering, what happens before and after (train.run). `fit` takes everything it needs; the model is
-whatever has trainable parameters and answers like a transformers causal language model.
+Not here: the loss (objective), settings, rendering, what happens before and after (train.run). `fit` takes everything
+it needs; the model is whatever has trainable parameters and answers like a transformers causal language model.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 import torch
 
 from tunesmith.errors import RunError
-from tunesmith.nll import label_nll_N
+from tunesmith.nll import label_scores_N
 from tunesmith.runs import Run
 from tunesmith.train import checkpoint
 from tunesmith.train.checkpoint import Progress
 from tunesmith.train.memory import within_memory
 from tunesmith.train.meter import Meter, Work
-from tunesmith.train.rows import Row, batches, label_weight, micro_batches, rows_sha256
+from tunesmith.train.objective import Measured, Objective, objective_of
+from tunesmith.train.rows import Row, batches, lay_out_rows, micro_batches, rows_sha256
 from tunesmith.train.settings import Settings, learning_rate_at
-from tunesmith.trie import lay_out
 
 Watch = Callable[[dict[str, Any]], None]
 RECENT_STEPS = 20  # the median of so many losses is what a new one is held against
@@ -47,23 +47,28 @@ def fit(
 ) -> Progress:
     """Train the model's trainable parameters; ends with the parameters of the best validation in it.
 
-    Every step: one batch of `settings.batch_size` rows, the weighted mean negative log-likelihood of its labels (summed
-    over micro-batches / the labels of the batch, so micro-batches change memory, not the result), one AdamW step.
+    Every step: one batch of `settings.batch_size` rows, the loss of the method's objective on them (summed over
+    micro-batches / the size of the batch, so micro-batches change memory, not the result), one AdamW step.
     The first validation and the first checkpoint come before step 1. Goes on from the newest valid checkpoint.
     Raises RunError on a non-finite loss or gradient, on divergence, on a full disk, when memory runs out twice;
     Interrupted when asked to stop, which is heard between micro-batches: a step begun is done again.
     """
+    objective = objective_of(settings.method, beta=settings.beta)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    steps_per_epoch = math.ceil(len(rows) / settings.batch_size)
+    prune = partial(
+        checkpoint.prune, run.checkpoints_dir, steps_per_epoch=steps_per_epoch, kept_epochs=settings.kept_epochs
+    )
     newest = checkpoint.newest(run.checkpoints_dir)
     progress = checkpoint.restore(newest, model, optimizer=optimizer) if newest else Progress()
     if newest:
         run.event("resumed", step=progress.step)
-        checkpoint.prune(run.checkpoints_dir, best_step=progress.best_step)  # a kill may have come before it
+        prune(best_step=progress.best_step)  # a kill may have come before it
     losses = [row["loss"] for row in run.metrics() if row["kind"] == "train" and row["step"] <= progress.step]
     longest = max(row.num_tokens for row in (*rows, *validation))
     fitting = partial(within_memory, run, progress, tokens=settings.micro_batch_tokens, longest=longest)
-    steps_per_epoch = math.ceil(len(rows) / settings.batch_size)
+    precision = str(model.dtype).removeprefix("torch.")
     meter = Meter(model)
     try:
         while True:
@@ -71,16 +76,24 @@ def fit(
             last = progress.step == settings.num_steps
             epoch, place = divmod(progress.step, steps_per_epoch)
             if (last or place % settings.validate_every == 0) and progress.validated_step != progress.step:
-                measure = partial(mean_nll, model, validation, share=settings.share, stop_asked=stop_asked)
-                _validated(run, progress, loss=fitting(compute=measure), watch=watch)
+                measure = partial(
+                    mean_loss, model, validation, objective=objective, share=settings.share, stop_asked=stop_asked
+                )
+                measured = fitting(compute=measure)
+                if progress.step == 0:
+                    objective.check_start(measured.loss, dtype=precision)
+                _validated(run, progress, measured=measured, watch=watch)
                 checkpoint.save(run.checkpoints_dir, model, optimizer=optimizer, progress=progress)
-                checkpoint.prune(run.checkpoints_dir, best_step=progress.best_step)
+                prune(best_step=progress.best_step)
             if last or _is_stale(progress, settings):
                 break
             batch = batches(rows, seed=settings.seed, epoch=epoch, batch_size=settings.batch_size)[place]
 
             meter.start()
-            loss, work = fitting(compute=partial(_accumulate, model, batch, settings, stop_asked))
+            accumulate = partial(_accumulate, model, batch, settings, objective=objective, stop_asked=stop_asked)
+            loss, work = fitting(compute=accumulate)
+            if progress.step == 0 and not settings.dropout:
+                objective.check_start(loss.item(), dtype=precision)
             progress.step += 1
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
             if not (torch.isfinite(loss) and torch.isfinite(norm)):
@@ -109,13 +122,14 @@ def fit(
                 "loss": loss.item(),
                 "learning_rate": rate,
                 "grad_norm": norm.item(),
+                **work.figures(objective),
                 **cost,
                 "rows": rows_sha256(batch),
             }
             run.metric(**metric)
             watch(metric)
             if settings.loss_by_example:
-                run.example_losses(progress.step, work.by_example())
+                run.example_losses(progress.step, work.by_example(objective))
 
             losses.append(loss.item())
             if _is_diverging(losses):
@@ -135,51 +149,69 @@ def fit(
 
 
 def _accumulate(
-    model: Any, batch: Sequence[Row], settings: Settings, stop_asked: Callable[[], bool], *, micro_batch_tokens: int
+    model: Any,
+    batch: Sequence[Row],
+    settings: Settings,
+    *,
+    objective: Objective,
+    stop_asked: Callable[[], bool],
+    micro_batch_tokens: int,
 ) -> tuple[torch.Tensor, Work]:
-    """The batch's mean loss, its gradients in `.grad` from zero on, and what was computed.
+    """The batch's loss, its gradients in `.grad` from zero on, and what was computed.
 
     A function of its own, so that a try that ran out of memory takes its tensors with it.
     """
     model.train()
     model.zero_grad(set_to_none=True)
-    labels = label_weight(batch)
+    size = objective.size(batch)
     loss = torch.zeros((), device=model.device)
     work = Work()
     for piece in micro_batches(batch, micro_batch_tokens):
         if stop_asked():
             raise Interrupted
-        trie = lay_out([row.rendered for row in piece], [row.weight for row in piece], share=settings.share)
-        nll_N = label_nll_N(model, trie, recompute=settings.recompute)
-        piece_loss = (nll_N * trie.weights_N.to(nll_N.device)).sum() / labels
+        trie = lay_out_rows(piece, share=settings.share)
+        nll_N, right_N = label_scores_N(model, trie, recompute=settings.recompute)
+        piece_sum, figures = objective.sums(piece, trie=trie, nll_N=nll_N)
+        piece_loss = piece_sum / size
         piece_loss.backward()
         loss += piece_loss.detach()
-        work.add(piece, trie=trie, nll_N=nll_N)
+        figures = {name: total / size for name, total in figures.items()}
+        work.add(piece, trie=trie, nll_N=nll_N, right_N=right_N, figures=figures)
     return loss, work
 
 
 @torch.inference_mode()
-def mean_nll(
+def mean_loss(
     model: Any,
     rows: Sequence[Row],
     *,
+    objective: Objective,
     micro_batch_tokens: int,
     share: bool,
     stop_asked: Callable[[], bool] = lambda: False,
-) -> float:
-    """The weighted mean negative log-likelihood (nats per label) of the rows, as `fit` counts it."""
+) -> Measured:
+    """The objective's loss of the rows and its figures, as `fit` counts them."""
     model.eval()
     total = 0.0
+    totals: dict[str, float] = {}
+    right = labels = 0
     for piece in micro_batches(rows, micro_batch_tokens):
         if stop_asked():
             raise Interrupted
-        trie = lay_out([row.rendered for row in piece], [row.weight for row in piece], share=share)
-        total += float((label_nll_N(model, trie).cpu() * trie.weights_N).sum())
-    return total / label_weight(rows)
+        trie = lay_out_rows(piece, share=share)
+        nll_N, right_N = label_scores_N(model, trie)
+        piece_sum, figures = objective.sums(piece, trie=trie, nll_N=nll_N.cpu())
+        total += float(piece_sum)
+        totals = {name: totals.get(name, 0.0) + value for name, value in figures.items()}
+        right, labels = right + int(right_N.sum()), labels + len(right_N)
+    size = objective.size(rows)
+    figures = {name: value / size for name, value in totals.items()}
+    return Measured(total / size, objective.of_tokens(right, labels) | figures)
 
 
-def _validated(run: Run, progress: Progress, *, loss: float, watch: Watch) -> None:
+def _validated(run: Run, progress: Progress, *, measured: Measured, watch: Watch) -> None:
     """Write a validation loss down, keep count of the best."""
+    loss = measured.loss
     if not math.isfinite(loss):
         raise RunError(f"The validation loss at step {progress.step} is {loss}.", "Try a lower learning_rate.")
     progress.validated_step = progress.step
@@ -188,7 +220,7 @@ def _validated(run: Run, progress: Progress, *, loss: float, watch: Watch) -> No
         progress.best_loss, progress.best_step, progress.stale = loss, progress.step, 0
     else:
         progress.stale += 1
-    metric = {"kind": "validation", "step": progress.step, "loss": loss, "best": better}
+    metric = {"kind": "validation", "step": progress.step, "loss": loss, "best": better, **measured.figures}
     run.metric(**metric)
     watch(metric)
 

@@ -1,14 +1,14 @@
 """What a step did and what it cost: tokens, seconds, memory, the share of the machine's peak, the loss of each example.
 
-Not here: the loss a step goes down on (loop), where the lines are kept (runs). Used by the loop; `peak_flops_per_s` is
-also said by train.run. MFU, model FLOPs utilisation, is defined in `useful_flops`.
+Not here: the loss a step goes down on (objective), where the lines are kept (runs). Used by the loop;
+`peak_flops_per_s` is also said by train.run. MFU, model FLOPs utilisation, is defined in `useful_flops`.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from tunesmith.train.objective import Objective
 from tunesmith.train.rows import Row
 from tunesmith.trie import Trie
 
@@ -25,26 +26,37 @@ PROBE_SIZES = tuple(256 << power for power in range(6))  # to 8192: a large acce
 
 @dataclass(slots=True)
 class Work:
-    """What one batch computed: tokens after sharing, labels, and each label's loss."""
+    """What one batch computed: tokens after sharing, labels, how many were right, and each label's loss."""
 
     tokens: int = 0
     labels: int = 0
+    _figures: dict[str, float] = field(default_factory=dict)
+    _right: list[torch.Tensor] = field(default_factory=list)  # as they are: to read one would wait for the accelerator
     _pieces: list[tuple[Sequence[Row], torch.Tensor, torch.Tensor]] = field(default_factory=list)
 
-    def add(self, piece: Sequence[Row], *, trie: Trie, nll_N: torch.Tensor) -> None:
+    def figures(self, objective: Objective) -> dict[str, float]:
+        """What the objective says of the batch beside its loss."""
+        return objective.of_tokens(sum(int(right) for right in self._right), self.labels) | self._figures
+
+    def add(
+        self,
+        piece: Sequence[Row],
+        *,
+        trie: Trie,
+        nll_N: torch.Tensor,
+        right_N: torch.Tensor,
+        figures: Mapping[str, float],
+    ) -> None:
         self.tokens += len(trie.ids_T)
         self.labels += len(trie.labels_N)
+        self._figures = {name: self._figures.get(name, 0.0) + value for name, value in figures.items()}
+        self._right.append(right_N.sum())
         self._pieces.append((piece, trie.owners_N, nll_N.detach()))
 
-    def by_example(self) -> Iterator[dict[str, Any]]:
-        """The mean loss (nats per trained token, weights left out) of each row: its line in the data file, or its place
-        among the examples where no line is known."""
+    def by_example(self, objective: Objective) -> Iterator[dict[str, Any]]:
+        """The loss of each row, as its line in example_losses.jsonl."""
         for piece, owners_N, nll_N in self._pieces:
-            owners_N = owners_N.cpu()
-            sums = torch.zeros(len(piece)).index_add_(0, owners_N, nll_N.cpu())
-            counts = torch.bincount(owners_N, minlength=len(piece))
-            for row, total, count in zip(piece, sums.tolist(), counts.tolist(), strict=True):
-                yield {"row": row.index if row.line is None else row.line, "loss": total / count, "labels": count}
+            yield from objective.by_example(piece, owners_N=owners_N, nll_N=nll_N)
 
 
 class Meter:

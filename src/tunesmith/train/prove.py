@@ -1,7 +1,8 @@
 """After training, in a fresh process: does the saved adapter, or model, do what the trainer says?
 
 Not here: any state of the trainer; only the run directory is read. `prove` starts the process, `main` is the process.
-Checks: the files are whole and finite, training changed the base's answers, the validation loss comes out again.
+Checks: the files are whole and finite, training changed the base's answers, the validation loss comes out again, and
+preferred answers gained on the others. The reference of pairs is asked of the base anew.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import RunError
 from tunesmith.runs import Run
 
-TOLERANCE_NATS = {"torch.float32": 1e-4}  # else the next
-TOLERANCE_LOW_PRECISION_NATS = 5e-2
+if TYPE_CHECKING:
+    from tunesmith.train.objective import Measured
+    from tunesmith.train.rows import Row
+
 COMPARED_ROWS = 16  # that are asked without the adapter, too
 PROOF_FILE = "proof.json"
 
@@ -42,22 +45,23 @@ def main(directory: str) -> None:
     import torch
 
     from tunesmith.model import load_base
+    from tunesmith.train.objective import objective_of
 
     run = Run(Path(directory))
     claim = run.read_json("claim.json")
     torch.set_num_threads(claim["threads"])
     base = load_base(claim["base"], precision=claim["precision"], quantize=claim["quantized"])
-    rows = _rows(run, base, claim["max_length"])
+    rows = _rows(run, base, claim)
     few = rows[:COMPARED_ROWS]
-    loss_before = _loss(base.model, few, claim)
-    sha256, dtype = base.sha256, str(base.model.dtype)
+    loss_before = _measured(base.model, few, claim).loss
+    sha256, dtype = base.sha256, str(base.model.dtype).removeprefix("torch.")
     tuned = _tuned(run, base, claim)
-    loss_after, loss = (_loss(tuned, part, claim) for part in (few, rows))
+    loss_after, measured = _measured(tuned, few, claim).loss, _measured(tuned, rows, claim)
     finite = _all_finite(run.weights_dir)
     noun = "model" if claim["method"] == "full" else "adapter"
-    tolerance = TOLERANCE_NATS.get(dtype, TOLERANCE_LOW_PRECISION_NATS)
+    tolerance = objective_of(claim["method"], beta=claim["beta"]).tolerance(dtype)
     changed = abs(loss_before - loss_after)
-    again = abs(loss - claim["validation_loss"])
+    again = abs(measured.loss - claim["validation_loss"])
     checks = [
         _check("base is the one it was trained on", f"sha256 {sha256[:16]}", sha256 == claim["base_sha256"]),
         _check(f"every {noun} weight is finite", "yes" if finite else "no", finite),
@@ -68,9 +72,10 @@ def main(directory: str) -> None:
         ),
         _check(
             "validation loss comes out again",
-            f"{loss:.6f} in a fresh process, {claim['validation_loss']:.6f} in the trainer",
+            f"{measured.loss:.6f} in a fresh process, {claim['validation_loss']:.6f} in the trainer",
             again <= tolerance,
         ),
+        *_pair_checks(measured, num_pairs=len(rows)),
     ]
     run.write_json(PROOF_FILE, {"checks": checks})
 
@@ -85,10 +90,25 @@ def _tuned(run: Run, base: Any, claim: dict[str, Any]) -> Any:
     return load_base(str(run.model_dir), precision=claim["precision"]).model
 
 
-def _loss(model: Any, rows: list[Any], claim: dict[str, Any]) -> float:
-    from tunesmith.train.loop import mean_nll
+def _measured(model: Any, rows: list[Row], claim: dict[str, Any]) -> Measured:
+    from tunesmith.train.loop import mean_loss
+    from tunesmith.train.objective import objective_of
 
-    return mean_nll(model, rows, micro_batch_tokens=claim["micro_batch_tokens"], share=claim["share"])
+    objective = objective_of(claim["method"], beta=claim["beta"])
+    return mean_loss(model, rows, objective=objective, **_cut(claim))
+
+
+def _cut(claim: dict[str, Any]) -> dict[str, Any]:
+    return {name: claim[name] for name in ("micro_batch_tokens", "share")}
+
+
+def _pair_checks(measured: Measured, *, num_pairs: int) -> list[dict[str, Any]]:
+    """Of a preference training: a loss below log 2 implies a mean margin above 0."""
+    if "margin" not in measured.figures:
+        return []
+    margin, accuracy = measured.figures["margin"], measured.figures["pair_accuracy"]
+    result = f"mean margin {margin:.4f}, above 0 in {accuracy:.0%} of {num_pairs} validation pairs"
+    return [_check("preferred answers gained on the rejected", result, margin > 0)]
 
 
 def _all_finite(folder: Path) -> bool:
@@ -97,15 +117,18 @@ def _all_finite(folder: Path) -> bool:
     return all(bool(x.isfinite().all()) for file in folder.glob("*.safetensors") for x in load_file(file).values())
 
 
-def _rows(run: Run, base: Any, max_length: int) -> list[Any]:
-    """The validation rows, rendered with the base's own tokenizer and template."""
+def _rows(run: Run, base: Any, claim: dict[str, Any]) -> list[Row]:
+    """The validation rows, rendered with the base's own tokenizer and template; pairs with the base's view of them."""
     from tunesmith.chat import parse_row
+    from tunesmith.train.pairs import render_pairs
+    from tunesmith.train.reference import with_reference
     from tunesmith.train.rows import render_rows
 
     lines = (run.directory / "validation.jsonl").read_text(encoding="utf-8").split("\n")
-    examples = [parse_row(json.loads(line))[0] for line in lines if line]
-    rows, _drops = render_rows([example for example in examples if example], base.renderer, max_length=max_length)
-    return rows
+    examples = [example for line in lines if line and (example := parse_row(json.loads(line))[0])]
+    render = render_pairs if claim["method"] == "dpo" else render_rows
+    rows, _drops = render(examples, base.renderer, max_length=claim["max_length"])
+    return with_reference(base.model, rows, **_cut(claim)) if claim["method"] == "dpo" else rows
 
 
 def _check(name: str, result: str, passed: bool) -> dict[str, Any]:

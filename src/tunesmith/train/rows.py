@@ -1,6 +1,6 @@
 """Rows as the loop sees them: rendered, ordered, cut into batches; and what became of those that do not train.
 
-Not here: files and line numbers (the caller joins them by index), the trie (trie.lay_out).
+Not here: files and line numbers (the caller joins them by index), how pairs of answers are rendered (pairs).
 The order is a function of seed and epoch alone, so a resumed run goes on exactly where it stopped.
 """
 
@@ -10,12 +10,14 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from tunesmith.chat import Example, label_set
 from tunesmith.errors import InputError, RunError
 from tunesmith.render import Rendered, Renderer, RenderError
+from tunesmith.trie import Trie, lay_out
 
 SMALLEST_WEIGHT, LARGEST_WEIGHT = 2.0**-126, 2.0**127  # what float32 holds as a number, neither 0 nor infinite
 MANY_DROPS = 0.1  # the share of dropped rows that is more than an odd one out
@@ -23,16 +25,27 @@ MANY_DROPS = 0.1  # the share of dropped rows that is more than an odd one out
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One example ready to train: its place in the examples given, its tokens, its weight, its line in the file."""
+    """One example ready to train: its place in the examples given, its tokens, its weight, its line in the file.
+
+    A preference has the conversation with the answer that was not preferred as `rejected`, and, once it was computed,
+    the `reference`: the log-probabilities (nats) that the model gives both answers before it is trained.
+    """
 
     index: int
     rendered: Rendered
     weight: float
     line: int | None = None
+    rejected: Rendered | None = None
+    reference: tuple[float, float] | None = None
+
+    @property
+    def sequences(self) -> tuple[Rendered, ...]:
+        """What is laid out for it: the conversation, and of a preference the other one."""
+        return (self.rendered, self.rejected) if self.rejected else (self.rendered,)
 
     @property
     def num_tokens(self) -> int:
-        return len(self.rendered.ids)
+        return sum(len(sequence.ids) for sequence in self.sequences)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,26 +69,41 @@ def render_rows(
     rows: list[Row] = []
     drops: list[Drop] = []
     for index, example in enumerate(examples):
-        try:
-            rendered = renderer.render(example)
-        except RenderError as error:
-            drops.append(Drop(index, "refused by the template", str(error)))
-            continue
-        length = len(rendered.ids)
-        if length > max_length:
-            reason = f"{length} tokens do not fit the longest row of {max_length}"
-            drops.append(Drop(index, "too long", reason))
-        elif not any(rendered.trained[1:]):
-            drops.append(Drop(index, "without anything to train", "no token of it is trained"))
-        elif not SMALLEST_WEIGHT <= example.weight <= LARGEST_WEIGHT:
-            drops.append(Drop(index, "of unusable weight", f"its weight {example.weight} is 0 or infinite in float32"))
-        elif fault := _fault(example, rendered, renderer):
-            where = f"Line {lines[index]}" if lines else f"Example {index + 1}"
-            what = f"{where} is not rendered truthfully: {fault}."
-            raise RunError(what, "Use another base, and report this one.")
+        rendered = render_or_reason(example, renderer, max_length=max_length, where=place_of(index, lines))
+        if isinstance(rendered, Reason):
+            drops.append(Drop(index, *rendered))
         else:
             rows.append(Row(index, rendered, example.weight, lines[index] if lines else None))
     return rows, drops
+
+
+class Reason(NamedTuple):
+    """Why an example does not train: the kind, and in words."""
+
+    kind: str
+    text: str
+
+
+def render_or_reason(example: Example, renderer: Renderer, *, max_length: int, where: str) -> Rendered | Reason:
+    """One conversation as tokens, or why it does not train. Raises RunError as `render_rows`; `where` names the row."""
+    try:
+        rendered = renderer.render(example)
+    except RenderError as error:
+        return Reason("refused by the template", str(error))
+    length = len(rendered.ids)
+    if length > max_length:
+        return Reason("too long", f"{length} tokens do not fit the longest row of {max_length}")
+    if not any(rendered.trained[1:]):
+        return Reason("without anything to train", "no token of it is trained")
+    if not SMALLEST_WEIGHT <= example.weight <= LARGEST_WEIGHT:
+        return Reason("of unusable weight", f"its weight {example.weight} is 0 or infinite in float32")
+    if fault := _fault(example, rendered, renderer):
+        raise RunError(f"{where} is not rendered truthfully: {fault}.", "Use another base, and report this one.")
+    return rendered
+
+
+def place_of(index: int, lines: Sequence[int] | None) -> str:
+    return f"Line {lines[index]}" if lines else f"Example {index + 1}"
 
 
 def _refuse_other_methods(examples: Sequence[Example], lines: Sequence[int] | None) -> None:
@@ -84,9 +112,10 @@ def _refuse_other_methods(examples: Sequence[Example], lines: Sequence[int] | No
     for index, example in enumerate(examples):
         if example.kind in methods:
             holds, method = methods[example.kind]
-            where = f"Line {lines[index]}" if lines else f"Example {index + 1}"
-            what = f"{where} holds {holds} (format {example.kind}): that is for the method {method}."
-            raise InputError(what, "This method trains on single answers: give it chat, prompt/completion or text.")
+            what = f"{place_of(index, lines)} holds {holds} (format {example.kind}): that is for the method {method}."
+            todo = "This method trains on single answers: give it chat, prompt/completion or text"
+            todo += ", or set method=dpo (--set method=dpo)." if method == "dpo" else "."
+            raise InputError(what, todo)
 
 
 def _fault(example: Example, rendered: Rendered, renderer: Renderer) -> str | None:
@@ -144,7 +173,7 @@ def batches(rows: Sequence[Row], *, seed: int, epoch: int, batch_size: int) -> l
 
 
 def micro_batches(batch: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
-    """Cut a batch, in order, so that each piece has at most `max_tokens` tokens (or is one row)."""
+    """Cut a batch, in order, so that each piece has at most `max_tokens` tokens (or is one row, or pair)."""
     piece: list[Row] = []
     size = 0
     for row in batch:
@@ -155,6 +184,12 @@ def micro_batches(batch: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
         size += row.num_tokens
     if piece:
         yield piece
+
+
+def lay_out_rows(rows: Sequence[Row], *, share: bool) -> Trie:
+    """All sequences of the rows as one trie: the label's owner counts sequences, a row's own next to one another."""
+    sequences = [sequence for row in rows for sequence in row.sequences]
+    return lay_out(sequences, [row.weight for row in rows for _ in row.sequences], share=share)
 
 
 def rows_sha256(batch: Sequence[Row]) -> str:

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 
 from tunesmith import hardware
-from tunesmith.adapter import attach_lora, detach, save_adapter, save_model, unfreeze
+from tunesmith.adapter import attach_lora, detach, save_adapter, save_form, save_model, unfreeze
 from tunesmith.chat import Example
 from tunesmith.errors import InputError, RunError, TunesmithError
 from tunesmith.facts import weights_sha256
@@ -31,8 +32,11 @@ from tunesmith.train.checkpoint import Progress, sync_folder
 from tunesmith.train.loop import Interrupted, Watch, fit
 from tunesmith.train.memory import is_out_of_memory, shortage
 from tunesmith.train.meter import peak_in_words
+from tunesmith.train.outcome import last_metrics, refuse_unlearned, warnings_of
+from tunesmith.train.pairs import apart, render_pairs
 from tunesmith.train.preflight import check_layout, check_vocabulary
 from tunesmith.train.prove import prove
+from tunesmith.train.reference import with_cached_reference, with_reference
 from tunesmith.train.rows import Drop, Row, loud_drops, render_rows
 from tunesmith.train.settings import Choice, Settings, settle
 
@@ -70,13 +74,14 @@ def plan(
         raise RunError("The base in memory was trained in place by a full fine-tuning.", "Load it again.")
     _check_targets(base, recipe)
     limit = base.facts.max_positions if recipe.max_length == "auto" else recipe.max_length
-    rows, drops = render_rows(examples, base.renderer, max_length=limit, lines=lines)
-    watched, validation_drops = render_rows(validation, base.renderer, max_length=limit)
+    render = render_pairs if recipe.method == "dpo" else render_rows
+    rows, drops = render(examples, base.renderer, max_length=limit, lines=lines)
+    watched, validation_drops = render(validation, base.renderer, max_length=limit)
     for name, left, dropped in (("training", rows, drops), ("validation", watched, validation_drops)):
         if not left:
             reason = dropped[0].reason if dropped else "there are none"
             raise InputError(f"No {name} row is left: {reason}", "Raise max_length, or choose another base.")
-    check_vocabulary(base, [*rows, *watched], embeddings_train=recipe.method == "full")
+    check_vocabulary(base, apart([*rows, *watched]), embeddings_train=recipe.method == "full")
     settings, choices = settle(recipe, num_rows=len(rows), facts=base.facts, hardware=machine)
     choices.append(_precision_choice(base, recipe))
     choices.append(Choice("matrix route", *choose_route(base.model.dtype)))
@@ -130,31 +135,29 @@ def train(
     run.set_status("running", base_sha256=base.sha256)
     model = _trainable(base, settings)
     try:
-        share, words = check_layout(model, plan.rows)
-        say(words[0].upper() + words[1:] + ".")
-        settings, budget = within_budget(model, replace(settings, share=share), rows=plan.rows)
-        say(f"{budget}\n{peak_in_words(model)}")
-        run.write_json("settings.json", settings.as_dict() | {"precision": _precision(base)})
-        run.event("checked", layout=words)
+        settings = _checked(run, base, model, settings=settings, rows=plan.rows, say=say)
         start = time.perf_counter()
+        rows, validation = plan.rows, plan.validation
+        if settings.method == "dpo":
+            ask = partial(with_reference, model, micro_batch_tokens=settings.micro_batch_tokens, share=settings.share)
+            ask = partial(ask, stop_asked=stop_asked)
+            rows, validation = with_cached_reference(run, base, parts=(rows, validation), compute=ask, say=say)
         progress = fit(
-            run,
-            model,
-            settings=settings,
-            rows=plan.rows,
-            validation=plan.validation,
-            watch=watch,
-            stop_asked=stop_asked,
+            run, model, settings=settings, rows=rows, validation=validation, watch=watch, stop_asked=stop_asked
         )
         seconds = time.perf_counter() - start
+        if settings.method == "dpo":
+            refuse_unlearned(progress)
         weights_dir = _publish(run, model, base=base, method=settings.method)
         say(f"Checking the saved {weights_dir.name} in a fresh process.")
         run.set_status("proving")
         run.write_json("claim.json", _claim(base, settings, progress))
         checks = prove(run)
-        metrics = _last_metrics(run, progress) | {"seconds": seconds}
-        sha256 = {f"{weights_dir.name}_sha256": weights_sha256(weights_dir)}
-        run.set_status("finished", metrics=metrics, proof=checks, **sha256)
+        metrics = last_metrics(run, progress) | {"seconds": seconds}
+        facts: dict[str, Any] = {f"{weights_dir.name}_sha256": weights_sha256(weights_dir)}
+        if warnings := warnings_of(metrics):
+            facts["warnings"] = warnings
+        run.set_status("finished", metrics=metrics, proof=checks, **facts)
         return metrics
     except Interrupted:
         run.set_status("interrupted")
@@ -168,6 +171,19 @@ def train(
     finally:
         if settings.method != "full":
             detach(model)
+
+
+def _checked(run: Run, base: Base, model: Any, *, settings: Settings, rows: Sequence[Row], say: Say) -> Settings:
+    """The settings as the loop uses them, once a batch of them was seen to compute what its rows say."""
+    share, words = check_layout(model, apart(rows))
+    say(words[0].upper() + words[1:] + ".")
+    settings, budget = within_budget(model, replace(settings, share=share), rows=rows)
+    say(f"{budget}\n{peak_in_words(model)}")
+    run.write_json("settings.json", settings.as_dict() | {"precision": _precision(base)})
+    run.event("checked", layout=words)
+    if settings.method != "full":
+        save_form(model, run.form_dir, base=base)
+    return settings
 
 
 def _raise_refusal(run: Run, error: Exception) -> None:
@@ -210,19 +226,6 @@ def _trainable(base: Base, settings: Settings) -> Any:
     )
 
 
-def _last_metrics(run: Run, progress: Progress) -> dict[str, Any]:
-    losses = [row["loss"] for row in run.metrics() if row["kind"] == "train"]
-    return {
-        "steps": progress.step,
-        "best_step": progress.best_step,
-        "train_loss": losses[-1] if losses else None,
-        "tokens_trained": progress.tokens_trained,
-        "tokens_computed": progress.tokens_computed,
-        "step_seconds": progress.seconds,
-        "validation_loss": progress.best_loss,
-    }
-
-
 def _publish(run: Run, model: Any, *, base: Base, method: str) -> Path:
     """Write the adapter, or the model, beside its place and rename it there; where it is."""
     final = run.model_dir if method == "full" else run.adapter_dir
@@ -246,6 +249,7 @@ def _claim(base: Base, settings: Settings, progress: Progress) -> dict[str, Any]
         "base": base.name,
         "base_sha256": base.sha256,
         "method": settings.method,
+        "beta": settings.beta,
         "quantized": base.quantized,
         "precision": _precision(base),
         "threads": settings.threads,

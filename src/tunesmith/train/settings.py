@@ -16,6 +16,7 @@ from tunesmith.hardware import Hardware, idle_cores
 from tunesmith.recipe import Recipe
 
 EPOCHS_BY_ROWS = ((200, 4), (2_000, 3), (20_000, 2))
+DPO_EPOCHS_BY_ROWS = ((2_000, 2),)
 MIN_WARMUP_STEPS = 5
 METHODS = {
     "lora": "a small adapter learns as well as full fine-tuning on thousands of rows",
@@ -23,6 +24,7 @@ METHODS = {
     "dora": "LoRA that trains the length and the direction of each output apart; slower",
     "qlora": "LoRA on a base whose linear layers are held in 4 bits, for memory",
     "full": "all weights are trained, in float32: about 16 bytes of memory a parameter",
+    "dpo": "LoRA on pairs of answers: the preferred one gains on the other, by the base's own measure",
 }
 
 
@@ -52,7 +54,9 @@ class Settings:
     seed: int
     threads: int
     loss_by_example: bool
+    kept_epochs: int = 0
     recompute: bool = False  # layers are computed again in the backward pass, to save memory (train.budget)
+    beta: float | None = None  # of the method "dpo"
     share: bool = True  # compute common prefixes once; off where the preflight found that it changes the result
 
     def as_dict(self) -> dict[str, Any]:
@@ -71,7 +75,7 @@ class Choice:
 def settle(recipe: Recipe, *, num_rows: int, facts: ModelFacts, hardware: Hardware) -> tuple[Settings, list[Choice]]:
     """Fill in every "auto". `num_rows` counts the rows that train. InputError for values the base cannot have."""
     steps_per_epoch = math.ceil(num_rows / recipe.batch_size)
-    epochs, epochs_reason = _pick(recipe.epochs, *_epochs(num_rows))
+    epochs, epochs_reason = _pick(recipe.epochs, *_epochs(num_rows, recipe.method))
     num_steps = steps_per_epoch * epochs
     adapter, adapter_choices = _adapter(recipe, num_rows)
     rate, rate_reason = _pick(recipe.learning_rate, *_learning_rate(facts, recipe.method))
@@ -101,9 +105,12 @@ def settle(recipe: Recipe, *, num_rows: int, facts: ModelFacts, hardware: Hardwa
         seed=recipe.seed,
         threads=threads,
         loss_by_example=recipe.loss_by_example,
+        beta=recipe.beta if recipe.method == "dpo" else None,
+        kept_epochs=recipe.kept_epochs,
     )
     choices = [
         Choice("method", recipe.method, METHODS[recipe.method]),
+        *([Choice("beta", f"{recipe.beta:g}", "the smaller, the further from the base")] if settings.beta else []),
         Choice("epochs", f"{epochs} ({num_steps} steps)", epochs_reason),
         Choice("batch size", f"{recipe.batch_size} rows", "as in the recipe"),
         Choice("learning rate", f"{rate:.2e}", rate_reason),
@@ -146,7 +153,9 @@ def _pick(asked: Any, value: Any, reason: str) -> tuple[Any, str]:
     return (value, reason) if asked == "auto" else (asked, "as in the recipe")
 
 
-def _epochs(num_rows: int) -> tuple[int, str]:
+def _epochs(num_rows: int, method: str) -> tuple[int, str]:
+    if method == "dpo":
+        return next((epochs for limit, epochs in DPO_EPOCHS_BY_ROWS if num_rows <= limit), 1), f"{num_rows:,} pairs"
     return default_epochs(num_rows), f"{num_rows:,} rows"
 
 
@@ -164,9 +173,11 @@ def _threads(machine: Hardware) -> tuple[int, str]:
 
 def _learning_rate(facts: ModelFacts, method: str) -> tuple[float, str]:
     """5e-5 * 10 * (2000 / hidden)^p, p = 0.0775 for Qwen, else 0.781 (tinker-cookbook, hyperparam_utils); the 10 is
-    an adapter's (LoRA Without Regret)."""
+    an adapter's (LoRA Without Regret). Preferences take a twentieth to a fortieth of that."""
     power = 0.0775 if facts.model_type.startswith("qwen") else 0.781
     rate = 5e-5 * (2000 / facts.hidden_size) ** power
     if method == "full":
         return rate, f"a tenth of LoRA's, at a hidden size of {facts.hidden_size}"
+    if method == "dpo":
+        return 10 * rate / 20, f"a twentieth of LoRA's, at a hidden size of {facts.hidden_size}"
     return 10 * rate, f"LoRA at a hidden size of {facts.hidden_size}"

@@ -115,9 +115,7 @@ def settle(sheet: Sheet, num_rows: int | None) -> None:
     if sheet.get("output_dir"):
         sheet.use("output_dir", f"the run's directory: --out {sheet.get('output_dir')}")
     if sheet.get("rl"):
-        sheet.lacks(
-            "rl", "a method the recipe does not have", instead="`tunesmith train` refuses the rows until one takes them"
-        )
+        training.preferences(sheet, "rl", beta_keys=("rl_beta", "dpo_beta"))
     if sheet.get("chat_template") == "tokenizer_default":
         sheet.same("chat_template", "the base's own template")
     sheet.settle_rest((*DATASET_FOREIGN, *FOREIGN), tool=NAME)

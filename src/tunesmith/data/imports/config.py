@@ -110,7 +110,7 @@ def import_config(path: Path, *, out: Path, given: Mapping[str, Path], force: bo
         tool=tool.NAME, config=path, recipe=out / RECIPE, values=sheet.recipe, used=list(sheet.used.values()),
         default_equal=list(sheet.default_equal.values()), no_equal=list(sheet.no_equal.values()), assumed=sheet.assumed,
         rows=list(scans.values()), missing=missing, run_dir=sheet.get("output_dir"),
-        trainable=not any(shape.chosen for shape in shapes),
+        trainable=sheet.recipe.get("method") == "dpo" or not any(shape.chosen for shape in shapes),
     )  # fmt: skip
 
 

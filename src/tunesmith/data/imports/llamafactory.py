@@ -111,11 +111,7 @@ def settle(sheet: Sheet, num_rows: int | None) -> None:
     if stage == "sft":
         sheet.same("stage", "what is trained here")
     else:
-        sheet.lacks(
-            "stage",
-            "a method the recipe does not have",
-            instead="`tunesmith train` refuses such rows until one takes them",
-        )
+        training.preferences(sheet, "stage", beta_keys=("pref_beta",), loss_key="pref_loss")
     if sheet.get("output_dir"):
         sheet.use("output_dir", f"the run's directory: --out {sheet.get('output_dir')}")
     sheet.settle_rest((*DATASET_FOREIGN, *FOREIGN), tool=NAME)

@@ -7,6 +7,7 @@ Called by the translators, after the rows have been counted where they are here.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from tunesmith.data.imports.sheet import NOT_SET, Foreign, Sheet, number
@@ -184,6 +185,23 @@ def precision(sheet: Sheet) -> None:
     for key in on:
         if key in sheet.config and sheet.config[key] in (False, *NOT_SET):
             sheet.same(key, "off")
+
+
+def preferences(sheet: Sheet, key: str, *, beta_keys: Sequence[str], loss_key: str = "") -> None:
+    """DPO with its own loss, on a plain LoRA adapter, is the method dpo; any other training on preferences has no
+    equal."""
+    loss = sheet.get(loss_key, "sigmoid") if loss_key else "sigmoid"
+    if sheet.get(key) != "dpo" or loss != "sigmoid" or sheet.recipe.get("method") != "lora":
+        why = "a method the recipe does not have" if sheet.get(key) != "dpo" else "here dpo has one loss, on plain LoRA"
+        sheet.lacks(key, why, instead="`tunesmith train` refuses the rows until method is dpo")
+        return
+    sheet.use(key, method="dpo")
+    if loss_key:
+        sheet.same(loss_key, "what dpo goes down on")
+    for name in beta_keys:
+        if sheet.get(name) is not None:
+            beta = number(sheet.get(name))
+            sheet.use(name, f"beta: {beta}", method="dpo", beta=beta)
 
 
 def trackers(sheet: Sheet, names: dict[str, str]) -> None:
