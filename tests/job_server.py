@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx  # noqa: F401  (whole before a thread imports it: the client looks for it, and takes half of one as it is)
 import openai
 
 from tunesmith.database import transaction
@@ -46,7 +47,7 @@ def working(setup: Setup) -> Iterator[Dispatcher]:
 @contextmanager
 def job_server(served: ServedModels, setup: Setup, *, works: bool = True) -> Iterator[openai.OpenAI]:
     """The whole server; with `works` False nobody takes a job from the queue."""
-    app = create_app(served, routes=SERVER, trainable=setup.bases, announce=setup.announce)
+    app = create_app(served, routes=SERVER, trainable=setup.bases)
     with running(app) as url:
         client = openai.OpenAI(base_url=url, api_key="not needed", max_retries=0, timeout=30)
         if not works:

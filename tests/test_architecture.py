@@ -30,7 +30,7 @@ SPINE = (
     "errors", "folders", "turns", "chat", "recipe", "facts", "hardware", "render", "database", "store", "runs",
     "contender", "remote", "specs",  # those so far without torch, and
     "embedded", "products", "model", "adapter", "trie", "attention", "fused", "nll", "prefix",  # with it
-    "prefill", "sampling", "slots", "bank", "running", "generate",
+    "prefill", "sampling", "slots", "mixture", "joint", "bank", "running", "generate",
 )  # fmt: skip
 VERBS = ("data", "train", "evaluate", "decide", "retrieve", "serve", "monitor", "export", "providers")
 SURFACES = ("worker", "jobs", "cli", "web", "__main__")

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import FAMILIES
 from tunesmith.adapter import attach_lora, detach, load_adapter, save_adapter
-from tunesmith.bank import Adapter, Bank, why_not
+from tunesmith.bank import Bank, why_not
 from tunesmith.errors import ModelError
+from tunesmith.mixture import Adapter
 from tunesmith.model import Base, load_base
 
 TOLERANCE = 1e-4

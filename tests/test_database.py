@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Column, Integer, String, Table, func, select
 
-from tunesmith.database import METADATA, transaction
+from tunesmith.database import METADATA, describe, transaction, warning
 from tunesmith.errors import DatabaseError
 
 NUMBERS = Table("test_number", METADATA, Column("number", Integer, primary_key=True))
@@ -24,6 +25,16 @@ def test_a_block_that_raises_leaves_nothing() -> None:
         connection.execute(NUMBERS.insert().values(number=1))
         raise ZeroDivisionError
     assert numbers() == []
+
+
+def test_the_database_says_its_version_and_what_it_may_lose(tunesmith_home: Path) -> None:
+    assert describe() == f"SQLite {sqlite3.sqlite_version}, journal: delete"
+    assert warning((3, 51, 3), "wal") == warning((3, 6, 23), "wal") == warning((3, 46, 1), "delete") == ""
+    assert "3.51.3" in warning((3, 51, 2), "wal") and "journal_mode=DELETE" in warning((3, 7, 0), "wal")
+    connection = sqlite3.connect(tunesmith_home / "tunesmith.db")
+    connection.execute("PRAGMA journal_mode = wal")
+    connection.close()
+    assert describe().startswith(f"SQLite {sqlite3.sqlite_version}, journal: wal")
 
 
 def test_what_is_read_and_then_written_is_not_changed_in_between() -> None:

@@ -20,6 +20,7 @@ import openai
 import pytest
 
 from tests.job_server import SMALL, TINY, job_server, kill_worker, messages_of, trainable, upload, wait_for
+from tests.train.test_preference import make_pairs
 from tunesmith.chat import Message
 from tunesmith.jobs.dispatcher import Setup
 from tunesmith.jobs.folder import JobFolder
@@ -79,10 +80,12 @@ def test_a_job_becomes_a_model(
         assert messages[-2:] == [f"New fine-tuned model created: {name}", "The job has successfully completed"]
         assert sum(message.startswith("Step") for message in messages) == 4
         checkpoints = client.fine_tuning.jobs.checkpoints.list(job.id).data
-        assert [one.step_number for one in checkpoints] == [4, 3]
+        assert [one.step_number for one in checkpoints] == [4, 2], "the ends of the epochs"
         assert checkpoints[0].metrics.full_valid_loss is not None
+        assert 0 <= (checkpoints[0].metrics.full_valid_mean_token_accuracy or -1) <= 1
         rows = list(csv.DictReader(io.StringIO(text_of_file(job.result_files[0]))))
         assert [row["step"] for row in rows] == ["1", "2", "3", "4"] and all(row["train_loss"] for row in rows)
+        assert all(0 <= float(row["train_mean_token_accuracy"]) <= 1 for row in rows)
         answers = ServedModels.load(
             {model: str(made_folder(model)) for model in (name, checkpoints[1].fine_tuned_model_checkpoint)},
             precision="float32",
@@ -99,6 +102,32 @@ def test_a_job_becomes_a_model(
     assert reason and reason.startswith("validation row 1: the served model answers ")
     reason = check_parity(job_record, run, serve=lambda run: another_prompt(plain))
     assert reason == "validation row 1: the served prompt has 1 tokens, the trainer's 98"
+
+
+@pytest.mark.slow
+def test_a_job_on_preferences_becomes_a_model_that_prefers_them(
+    plain: ServedModels, tiny_base: Path, tunesmith_home: Path
+) -> None:
+    setup = Setup(trainable(tiny_base), partial(check_parity, serve=served_by(plain)), poll_s=0.05)
+    method: Any = {"type": "dpo", "dpo": {"hyperparameters": SMALL | {"beta": 0.2}}}
+    with job_server(plain, setup) as client:
+        job = create(client, upload(make_pairs(24)), method=method, seed=7)
+        job = wait_for(client, job.id)
+        messages = messages_of(client, job.id)
+        assert job.status == "succeeded", (job.error, messages)
+        assert job.method.type == "dpo" and job.method.dpo.hyperparameters.beta == 0.2
+        assert messages[4].startswith("Step 1/4: training loss=0.69")
+        told: Any = client.fine_tuning.jobs.list_events(job.id, limit=100).data
+        assert {"train_margin", "train_pair_accuracy"} <= next(one.data for one in told if one.type == "metrics").keys()
+        rows = list(csv.DictReader(io.StringIO(text_of_file(job.result_files[0]))))
+        assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+        assert float(rows[-1]["valid_pair_accuracy"]) == 1 and float(rows[-1]["valid_margin"]) > 0
+        (checkpoint, *_) = client.fine_tuning.jobs.checkpoints.list(job.id).data
+        metrics: Any = checkpoint.metrics.to_dict()
+        assert metrics["valid_margin"] > 0
+        assert made_folder(job.fine_tuned_model).is_dir()
+    run = Run(tunesmith_home / "jobs" / job.id / "run")
+    assert run.recipe["method"] == "dpo" and run.status["state"] == "finished"
 
 
 @contextmanager

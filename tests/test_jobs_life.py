@@ -25,7 +25,7 @@ from tunesmith.hardware import detect
 from tunesmith.jobs.folder import JobFolder
 from tunesmith.jobs.process import end_leftover, is_free
 from tunesmith.recipe import read_recipe, recipe_from
-from tunesmith.serve.records.events import list_events
+from tunesmith.serve.records.events import list_checkpoints, list_events
 from tunesmith.serve.records.files import FILES, find_file
 from tunesmith.serve.records.jobs import (
     ENDED,
@@ -44,6 +44,11 @@ from tunesmith.train.settings import settle
 
 ROOT = Path(__file__).resolve().parents[1]
 ROW = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
+PAIR = {
+    "input": {"messages": ROW["messages"][:1]},
+    "preferred_output": ROW["messages"][1:],
+    "non_preferred_output": [{"role": "assistant", "content": "no"}],
+}
 OWNER = "ann"
 
 
@@ -105,7 +110,9 @@ def test_a_job_goes_through_its_states_and_tells_each_thing_once() -> None:
     with working(stub_setup(4, 0)):
         job = wait_for(job_id, "succeeded")
     name = f"ft:tiny:ann:a-b:{job_id[6:14]}"
-    assert told(job_id) == [
+    checkpoints = [text for text in told(job_id) if text.startswith("Checkpoint")]  # each as soon as it is seen
+    assert checkpoints == ["Checkpoint created at step 2", "Checkpoint created at step 4"]
+    assert [text for text in told(job_id) if text not in checkpoints] == [
         f"Created fine-tuning job: {job_id}",
         f"Validating training file: {job.training_file}",
         "Files validated, moving job to queued state",
@@ -114,8 +121,6 @@ def test_a_job_goes_through_its_states_and_tells_each_thing_once() -> None:
         "Step 2/4: training loss=0.50, validation loss=1.00",
         "Step 3/4: training loss=0.33",
         "Step 4/4: training loss=0.25, validation loss=0.50",
-        "Checkpoint created at step 2",
-        "Checkpoint created at step 4",
         f"New fine-tuned model created: {name}",
         "The job has successfully completed",
     ]
@@ -133,8 +138,8 @@ def test_a_job_goes_through_its_states_and_tells_each_thing_once() -> None:
     assert csv and csv.path.read_text().splitlines()[:3] == [
         "step,train_loss,train_mean_token_accuracy,valid_loss,valid_mean_token_accuracy,full_valid_loss,"
         "full_valid_mean_token_accuracy",
-        "1,1.0,,,,,",
-        "2,0.5,,1.0,,1.0,",
+        "1,1.0,0.0,,,,",
+        "2,0.5,0.5,1.0,0.5,1.0,0.5",
     ]
     assert list_models("ben") == []
     recipe, base = read_recipe(JobFolder.of(job).recipe), BASES["tiny"]
@@ -162,7 +167,27 @@ def test_a_paused_job_frees_the_machine_and_goes_on_where_it_was() -> None:
     assert steps == [f"Step {n}" for n in range(1, 31)]
 
 
-def test_a_cancelled_job_ends_its_worker_and_publishes_nothing() -> None:
+def test_a_checkpoint_can_be_asked_while_its_job_trains_and_the_last_three_stay() -> None:
+    job_id = new_job()
+    with working(stub_setup(40, 0.05)):
+        wait_until(job_id, lambda job: bool(list_checkpoints(job_id, owner=OWNER)))
+        first = list_checkpoints(job_id, owner=OWNER)[-1]
+        assert job_of(job_id).state == "running" and first.step == 8 and find_model(first.model, owner=OWNER)
+        wait_for(job_id, "succeeded")
+    found = list_checkpoints(job_id, owner=OWNER)
+    steps = [one.step for one in found]
+    assert steps == [40, 32, 24] and find_model(first.model, owner=OWNER) is None
+    assert found[0].metrics["full_valid_loss"] == 2 / steps[0] and found[0].metrics["valid_mean_token_accuracy"] == 0.5
+    for one in found:
+        made = find_model(one.model, owner=OWNER)
+        assert made and made.step == one.step and (made.folder / "adapter_config.json").is_file()
+        assert (made.folder / "adapter_model.safetensors").read_bytes()[-4:] == weight_after(one.step)
+    assert {made.name for made in list_models(OWNER) if made.step} == {one.model for one in found}
+    folders = JobFolder.of(job_of(job_id)).path / "checkpoints"
+    assert sorted(path.name for path in folders.iterdir()) == ["step-24", "step-32", "step-40"]
+
+
+def test_a_cancelled_job_ends_its_worker_and_publishes_no_model() -> None:
     job_id = new_job()
     with working(stub_setup(1000, 0.03)):
         wait_for_step(job_id, 2)
@@ -171,7 +196,7 @@ def test_a_cancelled_job_ends_its_worker_and_publishes_nothing() -> None:
         other = new_job()
         pause_job(other, owner=OWNER)
         wait_until_free(job_id)
-    assert job_of(job_id).state == "cancelled" and list_models(OWNER) == []
+    assert job_of(job_id).state == "cancelled" and all(made.step for made in list_models(OWNER))
 
 
 def wait_until_free(job_id: str) -> None:
@@ -185,13 +210,13 @@ def wait_until_free(job_id: str) -> None:
 
 def test_a_stopped_server_gives_its_job_back_and_the_next_goes_on() -> None:
     job_id = new_job()
-    setup = stub_setup(20, 0.03)
+    setup = stub_setup(50, 0.03)
     with working(setup):
         wait_for_step(job_id, 3)
     assert job_of(job_id).state == "queued" and job_of(job_id).holder is None
     with working(setup):
         job = wait_for(job_id, "succeeded")
-    assert adapter_bytes(job_id) == weight_after(20) and job.attempt == 1
+    assert adapter_bytes(job_id) == weight_after(50) and job.attempt == 1
     assert any("resumed from step" in text for text in told(job_id))
 
 
@@ -204,7 +229,7 @@ def test_a_worker_that_dies_is_started_again_three_times() -> None:
     texts = told(job_id)
     assert "Fine-tuning job restarted from step 2 (attempt 2)" in texts
     assert "Fine-tuning job restarted from step 4 (attempt 3)" in texts
-    assert texts[-1].startswith("The job failed: ") and list_models(OWNER) == []
+    assert texts[-1].startswith("The job failed: ") and all(made.step for made in list_models(OWNER))
 
 
 @pytest.mark.parametrize(
@@ -271,10 +296,9 @@ def lines(*rows: object) -> bytes:
             ["invalid training file (2 problems)", "Example 4 (line 5", "message 2", "Example 14 (line 15"],
         ),
         (
-            lines(*[{"input": {"messages": ROW["messages"][:1]}, "preferred_output": ROW["messages"][1:],
-                     "non_preferred_output": [{"role": "assistant", "content": "no"}]}] * 12),
+            lines(*[PAIR] * 12),
             "invalid_training_file",
-            ["rows of the kind preference", "supervised"],
+            ["is in the fine-tune-preference format, but the job is not using 'dpo'", "(provided method=supervised)"],
         ),
     ],
 )  # fmt: skip
@@ -286,6 +310,21 @@ def test_a_bad_file_is_told_by_example(data: bytes, code: str, words: list[str])
     for word in words:
         assert word in job.error["message"]
     assert job.attempt == 0
+
+
+def test_a_job_on_preferences_takes_pairs_and_refuses_single_answers() -> None:
+    asked = {"beta": 0.25, "learning_rate_multiplier": 2.0}
+    plain, wrong = order_job([PAIR] * 12, method="dpo"), order_job([ROW] * 12, method="dpo")
+    right = order_job([PAIR] * 12, method="dpo", asked=asked)
+    with working(stub_setup(2, 0)):
+        failed, job, other = wait_for(wrong, "failed"), wait_for(right, "succeeded"), wait_for(plain, "succeeded")
+    assert failed.error and failed.error["code"] == "invalid_training_file"
+    assert "is in the fine-tune-chat format, but the job is not using 'supervised'" in failed.error["message"]
+    assert "(provided method=dpo)" in failed.error["message"]
+    assert job.resolved == {"n_epochs": 2, "batch_size": 16, "learning_rate_multiplier": 2.0, "beta": 0.25}
+    recipes = [recipe_from(read_recipe(JobFolder.of(one).recipe), source="test") for one in (job, other)]
+    assert [(recipe.method, recipe.beta) for recipe in recipes] == [("dpo", 0.25), ("dpo", 0.1)]
+    assert recipes[0].learning_rate == pytest.approx(2 * float(recipes[1].learning_rate))
 
 
 def test_a_file_may_be_deleted_once_it_was_looked_at_but_not_before() -> None:

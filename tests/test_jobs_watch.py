@@ -85,3 +85,22 @@ def test_rows_left_out_are_told(tmp_path: Path) -> None:
     (event,) = dropped_rows(run)
     assert event.level == "warn"
     assert event.message == "1 of 3 rows are not trained on. The first: line 3, 600 tokens, the limit is 512"
+
+
+def test_figures_of_pairs_follow_openais_columns(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.write_json("settings.json", {"num_steps": 1})
+    pair = {
+        "margin": 0.5,
+        "pair_accuracy": 0.75,
+        "chosen_change": -1.0,
+        "rejected_change": -6.0,
+        "ranking_accuracy": 1.0,
+    }
+    run.metric(kind="train", step=1, loss=0.6, seconds=1, tokens=5, **pair)
+    run.metric(kind="validation", step=1, loss=0.5, best=True, **pair)
+    (event,) = Progress(run).news()
+    assert event.data and (event.data["train_margin"], event.data["valid_pair_accuracy"]) == (0.5, 0.75)
+    header, row = metrics_csv(step_metrics(run).values()).decode().splitlines()
+    assert header.startswith("step,train_loss,") and header.split(",")[7] == "train_margin"
+    assert row.endswith("0.5,0.75,-1.0,-6.0,0.5,0.75,-1.0,-6.0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from tests.test_bank import saved
 from tunesmith.adapter import detach, load_adapter
 from tunesmith.generate import decode
 from tunesmith.model import Base, load_base
-from tunesmith.running import Row, Running, Worn
+from tunesmith.running import Prompt, Row, Running, Worn
 from tunesmith.sampling import Drawing, Sampling
 from tunesmith.slots import forward
 
@@ -41,26 +42,36 @@ class Wish:
 
 def answers(running: Running, wishes: list[Wish], *, chunk: int = 16) -> list[list[int]]:
     """Tokens of each, all run together."""
-    made: dict[int, list[int]] = {}
+    made: list[list[int]] = [[] for _ in wishes]
+    prompts: dict[Prompt, int] = {}
     rows: dict[Row, int] = {}
-    step = 0
-    while len(made) < len(wishes) or rows:
+    for step in itertools.count():
         for number, wish in enumerate(wishes):
-            if wish.arrives <= step and number not in made:
-                prompt = running.begin(wish.prompt, adapter=wish.adapter, owner=wish.owner)
-                while not prompt.advance(chunk):
-                    pass
-                (row,) = running.join(prompt, [Drawing(wish.sampling)], max_new_tokens=wish.tokens)
-                made[number], rows[row] = [row.token.id], number
+            if wish.arrives == step:
+                prompts[running.begin(wish.prompt, adapter=wish.adapter, owner=wish.owner)] = number
+        running.step([(prompt, chunk) for prompt in prompts if not prompt.is_ready])
         for row, number in list(rows.items()):
+            made[number].append(row.token.id)
             if len(made[number]) >= wishes[number].tokens:
                 running.leave(row)
                 del rows[row]
-        running.step()
-        for row, number in rows.items():
-            made[number].append(row.token.id)
-        step += 1
-    return [made[number] for number in range(len(wishes))]
+        for prompt, number in list(prompts.items()):
+            if prompt.is_ready:
+                del prompts[prompt]
+                (row,) = running.join(prompt, [Drawing(wishes[number].sampling)])
+                rows[row] = number
+                made[number] += [] if prompt.left else [row.token.id]
+        if not rows and not prompts and step >= max(wish.arrives for wish in wishes):
+            return [ids[: wish.tokens] for ids, wish in zip(made, wishes, strict=True)]
+    raise AssertionError
+
+
+def fed(running: Running, ids: list[int], **keywords: Any) -> Prompt:
+    """A prompt that is ready, fed beside whatever runs."""
+    prompt = running.begin(ids, **keywords)
+    while not prompt.is_ready:
+        running.step([(prompt, 100)])
+    return prompt
 
 
 def prompt_of(seed: int, length: int) -> list[int]:
@@ -153,10 +164,8 @@ def test_a_prompt_is_reused_by_its_owner_and_adapter_only(world: tuple[Running, 
     system = prompt_of(7, 60)
 
     def reused(question: int, *, worn: Worn, owner: str) -> int:
-        prompt = running.begin([*system, *prompt_of(question, 4)], adapter=worn, owner=owner)
-        while not prompt.advance(100):
-            pass
-        (row,) = running.join(prompt, [Drawing()], max_new_tokens=1)
+        prompt = fed(running, [*system, *prompt_of(question, 4)], adapter=worn, owner=owner)
+        (row,) = running.join(prompt, [Drawing()])
         running.leave(row)
         return prompt.reused
 
@@ -173,29 +182,24 @@ def test_a_prompt_is_reused_by_its_owner_and_adapter_only(world: tuple[Running, 
 
 def test_several_replies_of_one_prompt_begin_with_it_once(world: tuple[Running, Any]) -> None:
     running, expected = world
-    prompt = running.begin(running.prompts[2], adapter=running.adapters[2], owner="n")  # type: ignore[attr-defined]
-    while not prompt.advance(100):
-        pass
-    rows = running.join(prompt, [Drawing() for _ in range(3)], max_new_tokens=NEW)
-    made = [[row.token.id] for row in rows]
-    for _ in range(NEW - 1):
-        running.step()
-        for ids, row in zip(made, rows, strict=True):
-            ids.append(row.token.id)
-    assert made == [expected[2, 2]] * 3
-    for row in rows:
-        running.leave(row)
+    for first in (True, False):
+        prompt = fed(running, running.prompts[2], adapter=running.adapters[2], owner="n")  # type: ignore[attr-defined]
+        assert prompt.left == (0 if first else 1), "the second time all but its last token is known"
+        rows = running.join(prompt, [Drawing() for _ in range(3)])
+        made = [[row.token.id] if first else [] for row in rows]
+        while len(made[0]) < NEW:
+            running.step()
+            for ids, row in zip(made, rows, strict=True):
+                ids.append(row.token.id)
+        assert made == [expected[2, 2]] * 3
+        for row in rows:
+            running.leave(row)
 
 
 def test_room_is_counted_in_bytes_of_the_longest_row(world: tuple[Running, Any]) -> None:
     running, _ = world
-    assert running.fits(100, 10**6), "alone, any row has room"
-    prompt = running.begin([5, 6, 7])
-    assert prompt.advance(10)
-    (row,) = running.join(prompt, [Drawing()], max_new_tokens=97)
     running.cache_bytes = 4 * 100 * running.token_bytes
-    assert running.fits(3, 100) and not running.fits(4, 100) and not running.fits(3, 101)
-    running.leave(row)
+    assert running.fits(4, 100) and not running.fits(5, 100) and not running.fits(4, 101)
 
 
 def test_a_base_that_cannot_share_steps_answers_alone(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

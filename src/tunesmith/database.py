@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from tunesmith.folders import home
 
 METADATA = MetaData()
 WAIT_S = 30  # for another process that writes
+WAL_FAULT = ((3, 7, 0), (3, 51, 2))  # https://www.sqlite.org/wal.html#walresetbug
 MAKING = 0x74756E65  # any number of our own: PostgreSQL's advisory lock while tables are made
 
 
@@ -46,6 +47,27 @@ def transaction() -> Iterator[Connection]:
         raise DatabaseError(
             f"The database {make_url(url)!r} cannot be used: {error}.", "Check TUNESMITH_DATABASE."
         ) from error
+
+
+def describe() -> str:
+    """Which database it is, in which version, for people; with a warning where it may lose what is written."""
+    with transaction() as connection:
+        name, version = connection.dialect.name, [int(part) for part in connection.dialect.server_version_info or ()]
+        journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar() if name == "sqlite" else ""
+    number = ".".join(map(str, version))
+    if name != "sqlite":
+        return f"{'PostgreSQL' if name == 'postgresql' else name} {number}"
+    return f"SQLite {number}, journal: {journal}{warning(version, str(journal))}"
+
+
+def warning(version: Sequence[int], journal: str) -> str:
+    """Why a version of SQLite should not write with this journal; empty where it may."""
+    if journal != "wal" or not WAL_FAULT[0] <= tuple(version) <= WAL_FAULT[1]:
+        return ""
+    return (
+        ". This version can lose pages of a write-ahead log when several processes write (mended in 3.51.3): stop them "
+        "all and run: sqlite3 tunesmith.db 'PRAGMA journal_mode=DELETE'"
+    )
 
 
 @dataclass(frozen=True, slots=True)

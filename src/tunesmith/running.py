@@ -1,8 +1,8 @@
 """Continuous batching on one base: rows join and leave between two steps, each with its own adapter and sampling.
 
 Not here: who waits and whose turn it is (serve.scheduler), text (serve.reply). For one thread at a time.
-A prompt is fed in chunks beside the running batch; what an earlier prompt of the same adapter and owner began with is
-not computed again. Axes: B rows, T tokens, V vocabulary.
+Prompts are fed in chunks, in the same forward as the running rows' tokens; what an earlier prompt of the same adapter
+and owner began with is not computed again. Axes: B rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from typing import Any
 import torch
 
 from tunesmith.adapter import add_adapter, logit_change
-from tunesmith.bank import Adapter, Bank, why_not
+from tunesmith.bank import Bank, why_not
 from tunesmith.chat import Message
 from tunesmith.errors import ModelError
 from tunesmith.facts import weights_sha256
+from tunesmith.mixture import Adapter
 from tunesmith.model import Base
 from tunesmith.prefill import State, prefill
 from tunesmith.sampling import Drawing, Token
-from tunesmith.slots import COLUMNS, Slots, forward
+from tunesmith.slots import COLUMNS, Slots, Span, forward
 
 CACHE_BYTES = 2 << 30  # of the running rows' keys and values
 REUSE_BYTES = 256 << 20  # of those kept for later prompts
@@ -48,11 +49,10 @@ Worn = Adapter | Switched | None  # what a row wears: None is the base as it is
 
 @dataclass(eq=False)
 class Row:
-    """A reply that is being made: `token` was chosen last and is not fed yet; `length` tokens are in the cache."""
+    """A reply that is being made: `token` is not fed yet; `length` tokens are in the cache."""
 
     adapter: Worn
     length: int
-    most: int  # tokens it may have in the cache in the end
     drawing: Drawing
     token: Token
     state: State | None = None  # of a row that is not in the batch
@@ -60,34 +60,26 @@ class Row:
 
 
 class Prompt:
-    """A prompt that is being fed. `advance` until it says that all of it is."""
+    """A prompt that `step` feeds. Once it `is_ready`, rows may go on from it."""
 
-    def __init__(self, running: Running, ids: Sequence[int], *, adapter: Worn, owner: str) -> None:
-        self.running = running
+    def __init__(self, ids: Sequence[int], *, adapter: Worn, owner: str, slots: Slots) -> None:
         self.ids = tuple(ids)
         self.adapter = adapter
         self.key = (adapter.identity if isinstance(adapter, Adapter) else "", owner)
-        self.slots = Slots(running.num_layers)
-        self.slots.make_room(1, len(ids))
-        self.state: State | None = None
-        self.logits_V = torch.empty(0)
-        self.reused = self.fed = 0
+        self.slots = slots
+        self.reused = self.fed = 0  # tokens that an earlier prompt brought; those that are in the slots
+        self.logits_V: torch.Tensor | None = None  # after the last
+        self.state: State | None = None  # of one that is fed by itself
+        self.failure: Exception | None = None  # why one that is fed by itself could not be
 
-    def advance(self, num_tokens: int) -> bool:
-        """Feed about so many more tokens; whether that was the last of them."""
-        if self.running.alone or isinstance(self.adapter, Switched):
-            with self.running.wearing(self.adapter) as model:
-                self.state = prefill(model, [self.ids], prefix=None)
-            self.logits_V = self.state.logits_BV[0]
-            return True
-        if not self.fed:
-            self.reused = self.fed = self.running.reuse.fill(self.slots, self.ids, key=self.key)
-        chunk = self.ids[self.fed : self.fed + num_tokens]
-        with self.running.wearing(self.adapter) as model:
-            logits_BV = forward(model, torch.tensor([chunk]), slots=self.slots, starts=[self.fed])
-        self.fed += len(chunk)
-        self.logits_V = logits_BV[0]
-        return self.fed == len(self.ids)
+    @property
+    def left(self) -> int:
+        return len(self.ids) - self.fed
+
+    @property
+    def is_ready(self) -> bool:
+        """Fed, or all but the last token came from an earlier prompt: rows take that one as their first."""
+        return self.left == 0 or (self.left == 1 and self.reused > 0)
 
 
 class Running:
@@ -161,23 +153,34 @@ class Running:
     # -- rows ----------------------------------------------------------------------------------------------------
 
     def fits(self, num_rows: int, most: int) -> bool:
-        """Whether so many more rows of up to `most` tokens have room in the cache; alone, any row has."""
-        if not self.rows:
-            return True
-        most = max(most, *(row.most for row in self.rows))
-        return (len(self.rows) + num_rows) * most * self.token_bytes <= self.cache_bytes
+        """Whether so many rows of up to `most` tokens have room in the cache."""
+        return num_rows * most * self.token_bytes <= self.cache_bytes
 
     def begin(self, ids: Sequence[int], *, adapter: Worn = None, owner: str = "") -> Prompt:
         """A prompt to be fed; its keys and values may serve later prompts of the same adapter and owner only."""
-        return Prompt(self, ids, adapter=adapter, owner=owner)
+        prompt = Prompt(ids, adapter=adapter, owner=owner, slots=Slots(self.num_layers))
+        if self._is_apart(prompt):
+            return prompt
+        found, prompt.reused = self.reuse.find(prompt.ids, key=prompt.key)
+        prompt.fed = prompt.reused
+        if found is not None and prompt.is_ready:
+            prompt.slots = found  # rows copy it; nothing is written to it
+            return prompt
+        prompt.slots.make_room(1, len(ids))
+        if found is not None:
+            prompt.slots.take(found, row=0, columns=prompt.reused)
+        return prompt
 
-    def join(self, prompt: Prompt, drawings: Sequence[Drawing], *, max_new_tokens: int) -> list[Row]:
-        """Rows that go on from a prompt that is fed, one for each drawing, each with its first token."""
-        length = len(prompt.ids)
-        rows = []
-        for drawing in drawings:
-            token = drawing.draw(prompt.logits_V)
-            rows.append(Row(prompt.adapter, length, length + max_new_tokens, drawing, token))
+    def _is_apart(self, prompt: Prompt) -> bool:
+        return self.alone is not None or isinstance(prompt.adapter, Switched)
+
+    def join(self, prompt: Prompt, drawings: Sequence[Drawing]) -> list[Row]:
+        """Rows that go on from a prompt that is ready, one for each drawing. Of one that is fed their first token is
+        chosen here; else their token is the prompt's last, which the next step feeds."""
+        rows = [Row(prompt.adapter, prompt.fed, drawing, Token(prompt.ids[-1])) for drawing in drawings]
+        if prompt.logits_V is not None:
+            for row in rows:
+                self._choose_for(row, prompt.logits_V)
         if prompt.state is not None:
             for row in rows:
                 row.state = copy.copy(prompt.state)
@@ -185,37 +188,68 @@ class Running:
             self.apart += rows
             return rows
         needed = len(self.rows) + len(rows)
-        self.slots.make_room(1 << (needed - 1).bit_length(), length + COLUMNS)
+        self.slots.make_room(1 << (needed - 1).bit_length(), prompt.fed + COLUMNS)
         for row in rows:
-            self.slots.take(prompt.slots, row=len(self.rows), columns=length)
+            self.slots.take(prompt.slots, row=len(self.rows), columns=prompt.fed)
             self.rows.append(row)
-        self.reuse.keep(prompt)
+        if not prompt.left:
+            self.reuse.keep(prompt)
         return rows
 
-    def step(self) -> None:
-        """Feed every row's token and choose its next."""
-        if self.rows:
-            ids_BT = torch.tensor([[row.token.id] for row in self.rows])
-            worn = [row.adapter for row in self.rows]
-            with self._without_peft(), self.bank.using(worn):  # type: ignore[arg-type]  # none of them is Switched
-                starts = [row.length for row in self.rows]
-                logits_BV = forward(self.base.model, ids_BT, slots=self.slots, starts=starts)
-            self._choose(self.rows, logits_BV)
+    def step(self, feeds: Sequence[tuple[Prompt, int]] = ()) -> None:
+        """Feed every row's token and so many more tokens of each of these prompts; choose the rows' next."""
+        together = [(prompt, count) for prompt, count in feeds if not self._is_apart(prompt)]
+        if self.rows or together:
+            self._step_together(together)
         for row in self.apart:
             assert row.state is not None
             with self.wearing(row.adapter) as model, torch.inference_mode():
                 row.state.model = model
                 row.state.advance(torch.tensor([[row.token.id]]), torch.tensor([[row.length]]))
             self._choose([row], row.state.logits_BV)
+        for prompt, _ in feeds:
+            if self._is_apart(prompt):
+                self._feed_apart(prompt)
+
+    def _step_together(self, feeds: Sequence[tuple[Prompt, int]]) -> None:
+        spans = [Span(prompt.slots, prompt.fed, prompt.ids[prompt.fed : prompt.fed + count]) for prompt, count in feeds]
+        worn = [row.adapter for row in self.rows] + [prompt.adapter for prompt, _ in feeds]
+        counts = [1] * len(self.rows) + [len(span.ids) for span in spans]
+        with self._without_peft(), self.bank.using(worn, counts):  # type: ignore[arg-type]  # none of them is Switched
+            logits_BV = forward(
+                self.base.model,
+                [row.token.id for row in self.rows],
+                slots=self.slots,
+                starts=[row.length for row in self.rows],
+                spans=spans,
+            )
+        self._choose(self.rows, logits_BV[: len(self.rows)])
+        for (prompt, _), span, logits_V in zip(feeds, spans, logits_BV[len(self.rows) :], strict=True):
+            prompt.fed = span.end
+            prompt.logits_V = logits_V if not prompt.left else None
+
+    def _feed_apart(self, prompt: Prompt) -> None:
+        try:
+            with self.wearing(prompt.adapter) as model:
+                prompt.state = prefill(model, [prompt.ids], prefix=None)
+            prompt.fed, prompt.logits_V = len(prompt.ids), prompt.state.logits_BV[0]
+        except Exception as error:  # it belongs to whoever asked
+            prompt.failure = error
 
     def _choose(self, rows: Sequence[Row], logits_BV: torch.Tensor) -> None:
         best_B = logits_BV.argmax(-1).tolist()
         for row, best, logits_V in zip(rows, best_B, logits_BV, strict=True):
             row.length += 1
-            try:
-                row.token = Token(best) if row.drawing.is_argmax else row.drawing.draw(logits_V)
-            except Exception as error:  # it belongs to whoever asked for this row
-                row.failure = error
+            if row.drawing.is_argmax:
+                row.token = Token(best)
+            else:
+                self._choose_for(row, logits_V)
+
+    def _choose_for(self, row: Row, logits_V: torch.Tensor) -> None:
+        try:
+            row.token = row.drawing.draw(logits_V)
+        except Exception as error:  # it belongs to whoever asked for this row
+            row.failure = error
 
     def leave(self, row: Row) -> None:
         """Take a row out; the last one takes its slot."""
@@ -261,16 +295,16 @@ class Running:
         return f"its logits would differ by {difference:.2g} of their spread from the stock forward"
 
     def _probe(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Logits (B, V) of each prompt, its last token fed by a step of the batch."""
+        """Logits (B, V) of each prompt: its beginning fed in chunks beside the rows that there are, its last token with
+        those of the others."""
         for number, ids in enumerate(prompts):
             prompt = self.begin(ids[:-1], owner=str(number))
-            while not prompt.advance(max(1, len(ids) // 2)):
-                pass
+            while prompt.left:
+                self.step([(prompt, len(ids) // 2)])
             self.token_bytes = max(1, prompt.slots.num_bytes // len(prompt.ids))
-            (row,) = self.join(prompt, [Drawing()], max_new_tokens=1)
-            row.token = Token(ids[-1])
-        ids_BT = torch.tensor([[row.token.id] for row in self.rows])
-        return forward(self.base.model, ids_BT, slots=self.slots, starts=[row.length for row in self.rows])
+            self.join(prompt, [Drawing()])
+        starts, lasts = [len(ids) - 1 for ids in prompts], [ids[-1] for ids in prompts]
+        return forward(self.base.model, lasts, slots=self.slots, starts=starts)
 
 
 class _Reuse:
@@ -280,18 +314,17 @@ class _Reuse:
         self.most_bytes = most_bytes
         self.held: OrderedDict[tuple[tuple[str, str], tuple[int, ...]], Slots] = OrderedDict()
 
-    def fill(self, slots: Slots, ids: tuple[int, ...], *, key: tuple[str, str]) -> int:
-        """Copy what an earlier prompt had in common with this one; how many tokens. At least one is left to feed."""
+    def find(self, ids: tuple[int, ...], *, key: tuple[str, str]) -> tuple[Slots | None, int]:
+        """The prompt that has the longest beginning in common with this one; how many tokens. At least one is left."""
         best, length = None, 0
         for entry in self.held:
             if entry[0] == key and (common := _common(entry[1], ids)) > length:
                 best, length = entry, common
         length = min(length, len(ids) - 1)
         if best is None or length < 1:
-            return 0
+            return None, 0
         self.held.move_to_end(best)
-        slots.take(self.held[best], row=0, columns=length)
-        return length
+        return self.held[best], length
 
     def keep(self, prompt: Prompt) -> None:
         """Keep a prompt that was mostly new; one that it goes on from is let go."""

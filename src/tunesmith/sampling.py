@@ -7,11 +7,14 @@ neighbours. Axes: B rows, V vocabulary.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+
+from tunesmith.nll import CHUNK_LOGITS, logits_of
 
 FIRST_LOOK = 256  # of the best tokens: nearly always they hold top_p, and no whole vocabulary is sorted
 
@@ -106,6 +109,27 @@ class Drawing:
         logprobs_V = torch.log_softmax(logits_V, -1)
         best, ids = logprobs_V.topk(min(wanted, len(logprobs_V)))
         return Token(token, float(logprobs_V[token]), tuple(zip(ids.tolist(), best.tolist(), strict=True)))
+
+
+@torch.inference_mode()
+def text_tokens(model: Any, ids: Sequence[int], *, top: int) -> list[Token]:
+    """A text's own tokens, each with its log-probability after those before it and the `top` best in its place; the
+    first has none. By the stock forward, the output layer a chunk at a time."""
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    ids_T = torch.tensor(list(ids), device=causal.device)
+    hidden_TC = causal.get_decoder()(input_ids=ids_T[None], use_cache=False).last_hidden_state[0]
+    size = max(1, CHUNK_LOGITS // causal.get_output_embeddings().out_features)
+    tokens = [Token(int(ids[0]))]
+    for start in range(0, len(ids) - 1, size):
+        labels_N = ids_T[start + 1 : start + 1 + size]
+        logprobs_NV = torch.log_softmax(logits_of(causal, hidden_TC[start : start + len(labels_N)]), -1)
+        own_N = logprobs_NV.gather(1, labels_N[:, None])[:, 0]
+        best_NK, ids_NK = logprobs_NV.topk(min(top, logprobs_NV.shape[-1]))
+        for token, own, best, others in zip(
+            labels_N.tolist(), own_N.tolist(), best_NK.tolist(), ids_NK.tolist(), strict=True
+        ):
+            tokens.append(Token(token, own, tuple(zip(others, best, strict=True))))
+    return tokens
 
 
 def pick(logits_V: torch.Tensor, sampling: Sampling, *, generator: torch.Generator) -> int:

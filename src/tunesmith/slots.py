@@ -1,16 +1,16 @@
-"""A key-value cache with a place for each running row, and attention over it: rows come and go, nothing is padded.
+"""Keys and values with a place for each running row, and attention over them: rows come and go, nothing is padded.
 
 Not here: which rows run (running), prompts of one call (prefill, prefix). Plugs into transformers' attention registry.
-Axes: B rows, H heads, K key-value heads, G = H / K, T new tokens, C columns there is room for, S columns in use,
-D head size.
+Tokens of all rows are fed side by side, in one row of the model. Axes: T new tokens, B rows with one of them, n of one
+span, H heads, K key-value heads, G = H / K, R slots, C columns there is room for, S columns in use, D head size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -22,37 +22,13 @@ NAME = "tunesmith_slots"
 COLUMNS = 128  # at least so many are added when there is no room
 
 
-@dataclass(slots=True)
-class Feed:
-    """What the layers of one forward share: the positions (B, T) of the new tokens, each of which sees the columns up
-    to its own; `width` columns are in use."""
-
-    positions_BT: torch.Tensor
-    width: int
-    masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
-
-    def mask(self, window: int | None, *, heads: int) -> torch.Tensor:
-        """Added to the scores, (B, H, T, S)."""
-        if window not in self.masks:
-            columns_S = torch.arange(self.width, device=self.positions_BT.device)
-            ahead_BTS = columns_S - self.positions_BT[..., None]
-            hidden = ahead_BTS > 0
-            if window:
-                hidden |= ahead_BTS <= -window
-            zeros = torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, float("-inf"))
-            self.masks[window] = zeros[:, None].expand(-1, heads, -1, -1).contiguous()
-        return self.masks[window]
-
-
-class Slots(Cache):
-    """Keys and values (rows, K, C, D) of each layer. Row b of a forward is slot b; column c holds position c."""
+class Slots:
+    """Keys and values (R, K, C, D) of each layer. Column c of a slot holds position c of its row."""
 
     def __init__(self, num_layers: int) -> None:
-        super().__init__(layers=[])
         self.keys: list[torch.Tensor | None] = [None] * num_layers
         self.values: list[torch.Tensor | None] = [None] * num_layers
         self.rows = self.columns = 0
-        self.feed: Feed | None = None
 
     def make_room(self, rows: int, columns: int) -> None:
         """At least so many rows and columns; what is held stays."""
@@ -69,35 +45,18 @@ class Slots(Cache):
                     new[: old.shape[0], :, : old.shape[2]] = old
         self.rows, self.columns = rows, columns
 
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **keywords: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What a layer calls: write the new columns (B, K, T, D), and give all in use."""
-        layer_idx = args[0] if args else keywords["layer_idx"]
-        return self._written(self.keys, key_states, layer_idx), self._written(self.values, value_states, layer_idx)
-
-    def _written(self, side: list[torch.Tensor | None], new_BKTD: torch.Tensor, layer: int) -> torch.Tensor:
-        feed = self.feed
-        assert feed is not None
-        B, K, T, D = new_BKTD.shape
-        held = side[layer]
-        if held is None:
-            held = side[layer] = new_BKTD.new_zeros(self.rows, K, self.columns, D)
-        if B == 1:
-            held[:1, :, feed.width - T : feed.width] = new_BKTD
-        else:
-            held[torch.arange(B, device=held.device), :, feed.positions_BT[:, 0]] = new_BKTD[:, :, 0]
-        return held[:B, :, : feed.width]
+    def held(self, side: list[torch.Tensor | None], layer: int, *, like: torch.Tensor) -> torch.Tensor:
+        """One layer's keys, or its values; `like` has their K and D."""
+        if (found := side[layer]) is None:
+            found = side[layer] = like.new_zeros(self.rows, like.shape[1], self.columns, like.shape[3])
+        return found
 
     def take(self, other: Slots, *, row: int, columns: int) -> None:
-        """The first columns of another cache's first row become those of this row."""
+        """The first columns of another's first row become those of this row."""
         for side, others in ((self.keys, other.keys), (self.values, other.values)):
             for layer, theirs in enumerate(others):
                 assert theirs is not None
-                own = side[layer]
-                if own is None:
-                    own = side[layer] = theirs.new_zeros(self.rows, theirs.shape[1], self.columns, theirs.shape[3])
-                own[row, :, :columns] = theirs[0, :, :columns]
+                self.held(side, layer, like=theirs)[row, :, :columns] = theirs[0, :, :columns]
 
     def move(self, source: int, *, to: int, columns: int) -> None:
         """One row's columns take the place of another's."""
@@ -111,71 +70,152 @@ class Slots(Cache):
         first = self.keys[0]  # all are alike
         return 0 if first is None else 2 * len(self.keys) * first.numel() * first.element_size()
 
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Tokens of a prompt that follow each other, at the positions from `start` on; its slots have one row."""
+
+    slots: Slots
+    start: int
+    ids: Sequence[int]
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.ids)
+
+
+class Feed(Cache):
+    """The new tokens of one forward, and the cache that the layers write them to: one token for each of the slots 0,
+    1, ... at the positions `starts`, then those of the spans. Each sees the columns of its row up to its own."""
+
+    def __init__(self, slots: Slots, starts: Sequence[int], spans: Sequence[Span], *, device: torch.device) -> None:
+        super().__init__(layers=[])
+        self.slots, self.spans = slots, spans
+        self.num_single, self.width = len(starts), max(starts, default=-1) + 1
+        positions = [*starts, *(position for span in spans for position in range(span.start, span.end))]
+        self.rows_B = torch.arange(len(starts), device=device)
+        self.positions_T = torch.tensor(positions, device=device)
+        self._masks: dict[int | None, list[torch.Tensor]] = {}
+        slots.make_room(len(starts), self.width)
+        for span in spans:
+            span.slots.make_room(1, span.end)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **keywords: Any
+    ) -> tuple[Any, Any]:
+        """What a layer calls with the new tokens' columns (1, K, T, D). Gives `_attend` a list of what they see:
+        (B, K, S, D) for the single tokens, if there are any, and (1, K, S, D) for each span."""
+        layer = args[0] if args else keywords["layer_idx"]
+        keys = self._written(key_states, layer, side="keys")
+        return keys, self._written(value_states, layer, side="values")
+
+    def _written(self, new: torch.Tensor, layer: int, *, side: str) -> list[torch.Tensor]:
+        seen, end = [], self.num_single
+        if end:
+            held = self.slots.held(getattr(self.slots, side), layer, like=new)
+            held[self.rows_B, :, self.positions_T[:end]] = new[0, :, :end].transpose(0, 1)
+            seen.append(held[:end, :, : self.width])
+        for span in self.spans:
+            start, end = end, end + len(span.ids)
+            held = span.slots.held(getattr(span.slots, side), layer, like=new)
+            held[:, :, span.start : span.end] = new[:, :, start:end]
+            seen.append(held[:, :, : span.end])
+        return seen
+
+    def masks(self, window: int | None, *, heads: int) -> list[torch.Tensor]:
+        """Added to the scores: (B, H, 1, S) of the single tokens, if there are any, then (1, H, n, S) of each span."""
+        if window not in self._masks:
+            masks, end = [], self.num_single
+            if end:
+                masks.append(_mask(self.positions_T[:end, None], self.width, window, heads=heads))
+            for span in self.spans:
+                start, end = end, end + len(span.ids)
+                masks.append(_mask(self.positions_T[None, start:end], span.end, window, heads=heads))
+            self._masks[window] = masks
+        return self._masks[window]
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self.feed.width if self.feed else 0
+        return max([self.width, *(span.end for span in self.spans)])
 
     def __len__(self) -> int:
-        return len(self.keys)
-
-
-@contextmanager
-def feeding(model: Any, slots: Slots, *, feed: Feed) -> Iterator[dict[str, Any]]:
-    """Switch the model's attention to these slots; yields the keywords to pass to its forward."""
-    _register()
-    slots.feed = feed
-    try:
-        with attention_named(NAME, model.config.get_text_config()):
-            yield {
-                "position_ids": feed.positions_BT,
-                "past_key_values": slots,
-                "use_cache": True,
-                "logits_to_keep": 1,
-                "slots_feed": feed,
-            }
-    finally:
-        slots.feed = None
+        return len(self.slots.keys)
 
 
 @torch.inference_mode()
-def forward(model: Any, ids_BT: torch.Tensor, *, slots: Slots, starts: Sequence[int]) -> torch.Tensor:
-    """Feed row b its tokens at the positions from `starts[b]` on; the logits (B, V) after each row's last. Rows of a
-    batch of several have one token each."""
+def forward(
+    model: Any, ids: Sequence[int], *, slots: Slots, starts: Sequence[int], spans: Sequence[Span] = ()
+) -> torch.Tensor:
+    """Feed slot b the token `ids[b]` at the position `starts[b]`, and each span its tokens; the logits (B + spans, V)
+    after each token and after the last of each span."""
     device = model.device
-    positions_BT = torch.tensor(starts)[:, None] + torch.arange(ids_BT.shape[1])
-    width = max(starts) + ids_BT.shape[1]
-    slots.make_room(len(starts), width)
-    with feeding(model, slots, feed=Feed(positions_BT.to(device), width)) as keywords:
-        logits: torch.Tensor = model(input_ids=ids_BT.to(device), **keywords).logits
-    return logits[:, -1].cpu()
+    feed = Feed(slots, starts, spans, device=device)
+    ids_T = torch.tensor([*ids, *(token for span in spans for token in span.ids)], device=device)
+    ends = accumulate((len(span.ids) for span in spans), initial=len(ids))
+    lasts = torch.tensor([*range(len(ids)), *(end - 1 for end in list(ends)[1:])], device=device)
+    _register()
+    with attention_named(NAME, model.config.get_text_config()):
+        logits_1TV: torch.Tensor = model(
+            input_ids=ids_T[None],
+            position_ids=feed.positions_T[None],
+            past_key_values=feed,
+            use_cache=True,
+            logits_to_keep=lasts,
+            slots_feed=feed,
+        ).logits
+    return logits_1TV[0].cpu()
 
 
 def _attend(
     module: Any,
     query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    key: list[torch.Tensor],
+    value: list[torch.Tensor],
     attention_mask: torch.Tensor | None,
     *,
     slots_feed: Feed,
-    scaling: float,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls: query (B, H, T, D), key and value (B, K, S, D); returns (B, T, H, D). Of its options
-    `sliding_window` and `softcap` count. The queries that share a key-value head lie in one product."""
-    B, H, T, D = query.shape
+    """What transformers calls: query (1, H, T, D), key and value as `Feed.update` gives them; returns (1, T, H, D). Of
+    its options `scaling`, `sliding_window` and `softcap` count."""
+    single = slots_feed.num_single
+    queries = [query[0, :, :single].transpose(0, 1)[:, :, None]] if single else []
+    queries += query[:, :, single:].split([len(span.ids) for span in slots_feed.spans], dim=2)
+    masks = slots_feed.masks(options.get("sliding_window"), heads=query.shape[1])
+    parts = [
+        _attended(*part, options=options).transpose(1, 2).flatten(0, 1)
+        for part in zip(queries, key, value, masks, strict=True)
+    ]
+    return torch.cat(parts)[None], None
+
+
+def _attended(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, *, options: dict[str, Any]
+) -> torch.Tensor:
+    """Query (B, H, n, D) over key and value (B, K, S, D): (B, H, n, D). The queries that share a key-value head lie in
+    one product."""
+    B, H, n, D = query.shape
     K, S = key.shape[1:3]
-    softcap = options.get("softcap")
-    mask_BTS = slots_feed.mask(options.get("sliding_window"), heads=H)
+    scaling, softcap = options["scaling"], options.get("softcap")
     query, key, value = query.reshape(B * K, -1, D), key.reshape(B * K, S, D), value.reshape(B * K, S, D)
     if softcap or query.dtype != torch.float32:
         scores = (query @ key.transpose(1, 2)).float().mul_(scaling)
         if softcap:
             scores = scores.div_(softcap).tanh_().mul_(softcap)
-        scores += mask_BTS.view(scores.shape)
+        scores += mask.view(scores.shape)
     else:
-        scores = torch.baddbmm(mask_BTS.view(B * K, -1, S), query, key.transpose(1, 2), alpha=scaling)
+        scores = torch.baddbmm(mask.view(B * K, -1, S), query, key.transpose(1, 2), alpha=scaling)
     weights = torch.softmax(scores, dim=-1).to(value.dtype)
-    return torch.bmm(weights, value).view(B, H, T, D).transpose(1, 2), None
+    return torch.bmm(weights, value).view(B, H, n, D)
+
+
+def _mask(positions_BT: torch.Tensor, width: int, window: int | None, *, heads: int) -> torch.Tensor:
+    columns_S = torch.arange(width, device=positions_BT.device)
+    ahead_BTS = columns_S - positions_BT[..., None]
+    hidden = ahead_BTS > 0
+    if window:
+        hidden |= ahead_BTS <= -window
+    zeros = torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, float("-inf"))
+    return zeros[:, None].expand(-1, heads, -1, -1).contiguous()
 
 
 @cache

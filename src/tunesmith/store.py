@@ -112,6 +112,14 @@ def list_aliases() -> list[dict[str, Any]]:
     return [newest[alias] for alias in sorted(newest)]
 
 
+def find_alias(alias: str) -> dict[str, Any] | None:
+    """What an alias points at now, as `list_decisions` gives it."""
+    wanted = DECISIONS.select().where(DECISIONS.c.alias == alias, DECISIONS.c.version.is_not(None))
+    with transaction() as connection:
+        row = connection.execute(wanted.order_by(DECISIONS.c.version.desc()).limit(1)).mappings().first()
+    return dict(row) if row else None
+
+
 def check_alias(alias: str) -> None:
     if not ALIAS.fullmatch(alias):
         raise InputError(f"{alias!r} is no alias.", "Write NAME@STAGE, such as support@prod.")

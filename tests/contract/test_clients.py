@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import make_rows
+from tests.server_process import start_server
 
 VERSIONS = ("1.109.1", "2.54.0", "3.52.0")
 LIFE = Path(__file__).with_name("life.py")
@@ -40,25 +41,12 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def url(home: Path) -> Iterator[str]:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(SOURCE),
-        "TUNESMITH_HOME": str(home / "home"),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-m", "tunesmith", "server", "--base", "tiny", "--port", "0", "--json"]
-    with (home / "server.log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=home, env=environment, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
-        )
-        try:
-            assert process.stdout
-            text = "".join(iter(process.stdout.readline, "}\n"))  # an object over several lines
-            assert text, (home / "server.log").read_text()
-            yield json.loads(text + "}")["url"]
-        finally:
-            process.terminate()
-            process.wait(60)
+    process, url = start_server(home)
+    try:
+        yield url
+    finally:
+        process.terminate()
+        process.wait(60)
     assert process.returncode == 0, (home / "server.log").read_text()
 
 

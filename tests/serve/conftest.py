@@ -67,8 +67,11 @@ def server_url(served: ServedModels) -> Iterator[str]:
     from tunesmith.serve.run import running
 
     parts = server_parts(served, python_graders=True)
-    with parts.at_work(), running(create_app(served, routes=SERVER, **parts.state)) as url:
-        yield url
+    with pytest.MonkeyPatch.context() as patched:
+        # It lives as long as the session of tests: it must not go looking for other tests' runs.
+        patched.setattr("tunesmith.serve.eval_runs.LOOK_S", 3600.0)
+        with parts.at_work(), running(create_app(served, routes=SERVER, **parts.state)) as url:
+            yield url
 
 
 @pytest.fixture(scope="session")

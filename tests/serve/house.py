@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,3 +59,12 @@ def begin_upload(server: str, content: bytes, *, length: int, headers: str = "")
     head = f"POST /v1/files HTTP/1.1\r\nhost: {host}\r\ncontent-type: {FORM_TYPE['content-type']}\r\n{headers}"
     connection.sendall(f"{head}content-length: {length}\r\n\r\n".encode() + content)
     return connection
+
+
+def at_once(work: Callable[[], object], *, times: int) -> None:
+    """So many threads do it together."""
+    threads = [threading.Thread(target=work) for _ in range(times)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()

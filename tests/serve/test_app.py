@@ -204,8 +204,8 @@ def test_a_client_that_goes_away_ends_its_generation(served: ServedModels, strea
         connection.sock.shutdown(socket.SHUT_RDWR)
         connection.close()
         assert slow.cancelled.wait(5)
-        loaded = served.get("plain").loaded
+        engine = served.get("plain").engine
         for _ in range(2):  # the second comes after a look for those who went
-            loaded.scheduler.call(lambda: None).result(5)
-        assert loaded.scheduler.load == (0, 0)
+            engine.scheduler.call(lambda: None).result(5)
+        assert engine.scheduler.load == (0, 0)
         assert len(slow.items) < 300 and not any(isinstance(item, Choice) for item in slow.items)

@@ -199,9 +199,13 @@ def _ids(client: openai.OpenAI, text: str) -> list[int]:
         ({"prompt": [1, "a"]}, "prompt", "a text"),
         ({"prompt": [[1, True]]}, "prompt", "a text"),
         ({"prompt": [999]}, "prompt", "no token 999"),
-        ({"suffix": "x"}, "suffix", "not supported"),
-        ({"best_of": 3}, "best_of", "not supported"),
-        ({"echo": True, "logprobs": 1}, "echo", "not supported"),
+        ({"suffix": "x"}, "suffix", "not trained to fill a gap"),
+        ({"best_of": 1, "n": 2}, "best_of", "fewer than 'n'"),
+        ({"best_of": 3, "stream": True}, "best_of", "cannot be streamed"),
+        ({"best_of": 33}, "best_of", "less than or equal to 32"),
+        ({"max_tokens": 0}, "max_tokens", "makes no text"),
+        ({"max_tokens": 0, "echo": True, "prompt": [999]}, "prompt", "no token 999"),
+        ({"max_tokens": 0, "echo": True, "logprobs": 1, "prompt": "x" * 600}, "messages", "512 tokens"),
         ({"logprobs": 6}, "logprobs", "less than or equal to 5"),
         ({"prompt": "x" * 600}, "messages", "512 tokens"),
     ],
@@ -215,7 +219,7 @@ def test_bad_completions_are_400_and_name_the_field(
 
 
 def test_a_busy_server_says_when_to_come_back(served: ServedModels, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(served.get("red").loaded.scheduler, "max_waiting", 0)
+    monkeypatch.setattr(served.get("red").engine.scheduler, "max_waiting", 0)
     with running(create_app(served)) as url:
         for stream in (False, True):
             body = {"model": "red", "messages": HELLO, "stream": stream}

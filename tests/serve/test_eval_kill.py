@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,28 +14,16 @@ from typing import Any
 import openai
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[2] / "src"
+from tests.server_process import start_server
+
 ROWS, KILLS, SEED = 60, 4, 7
 CHECK: Any = {"type": "string_check", "name": "c", "input": "{{sample.output_text}}", "reference": "{{item.label}}",
               "operation": "ne"}  # fmt: skip
 
 
 def start(folder: Path) -> tuple[subprocess.Popen[str], openai.OpenAI]:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(SOURCE),
-        "TUNESMITH_HOME": str(folder / "home"),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-m", "tunesmith", "server", "--base", "tiny", "--port", "0", "--json"]
-    with (folder / "server.log").open("a") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
-        )
-    assert process.stdout
-    text = "".join(iter(process.stdout.readline, "}\n"))
-    assert text, (folder / "server.log").read_text()
-    return process, openai.OpenAI(base_url=json.loads(text + "}")["url"], api_key="x", max_retries=0, timeout=30)
+    process, url = start_server(folder)
+    return process, openai.OpenAI(base_url=url, api_key="x", max_retries=0, timeout=30)
 
 
 @pytest.mark.slow

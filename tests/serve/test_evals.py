@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import time
@@ -14,6 +15,7 @@ import openai
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import select
 
 from tunesmith.cli.server_verbs import pass_interval, server_parts
 from tunesmith.contender import Reply
@@ -26,9 +28,11 @@ from tunesmith.serve.models import ServedModels
 from tunesmith.serve.records import eval_runs as records
 from tunesmith.serve.records.completions import keep_completion
 from tunesmith.serve.records.files import store_result
+from tunesmith.serve.records.outbox import OUTBOX
 from tunesmith.serve.records.paging import Cursor
 from tunesmith.serve.reply import Ask
 from tunesmith.serve.run import running
+from tunesmith.serve.webhooks import Webhooks
 
 SCHEMA = {
     "type": "object",
@@ -41,6 +45,9 @@ SAME = {"type": "string_check", "name": "same", "input": "{{sample.output_text}}
 LIKE = {"type": "text_similarity", "name": "like", "input": "{{sample.output_text}}", "reference": "{{item.label}}",
         "evaluation_metric": "fuzzy_match", "pass_threshold": 0.5}  # fmt: skip
 TEMPLATE = {"type": "template", "template": [{"role": "user", "content": "Say {{item.text}}"}]}
+
+
+TOOL = {"type": "function", "function": {"name": "get_time"}}
 
 
 def content(*rows: dict[str, Any]) -> dict[str, Any]:
@@ -224,7 +231,22 @@ def test_runs_are_listed_and_deleted_with_their_items(server: openai.OpenAI) -> 
         ({"data_source": {"type": "responses", "source": {}}}, "data_source", "jsonl"),
         ({"data_source": asked("red") | {"model": None}}, "data_source.model", "Name the model"),
         ({"data_source": asked("red") | {"input_messages": None}}, "data_source.input_messages", "what the model"),
-        ({"data_source": asked("red", tools=[{}])}, "data_source.sampling_params.tools", "at most 0"),
+        ({"data_source": asked("red", tools=[{}])}, "data_source.sampling_params.tools", "with a 'name'"),
+        ({"data_source": asked("red", tools=[TOOL])}, "data_source.sampling_params.tools", "leaves out tools"),
+        (
+            {
+                "data_source": asked(
+                    "red", response_format={"type": "json_schema", "json_schema": {"schema": {"type": 1}}}
+                )
+            },
+            "data_source.sampling_params.response_format",
+            "cannot be kept to",
+        ),
+        (
+            {"data_source": asked("red", response_format={"type": "json_schema"})},
+            "data_source.sampling_params.response_format",
+            "a 'schema'",
+        ),
         ({"data_source": asked("red", {"item": {"text": 1}})}, "data_source.source", "row 1: text: 1 is not"),
         ({"data_source": jsonl()}, "data_source.source.content", "at least 1"),
         ({"data_source": jsonl(brought("a", "b")), "metadata": {"k" * 65: "v"}}, "metadata", "at most 64"),
@@ -401,15 +423,17 @@ def test_a_run_fails_in_words(client: openai.OpenAI, counted: Counted, tunesmith
         from tunesmith.serve.records.files import FILES
 
         connection.execute(FILES.delete())
-    heard: list[tuple[str, str]] = []
-    parts = server_parts(counted)
-    parts.runner.announce = lambda kind, id: heard.append((kind, id))
+    secret = f"whsec_{base64.b64encode(bytes(24)).decode()}"
+    nobody = Webhooks(["https://localhost:9/hook"], secret=secret, inside=True)  # so that all of it waits
+    parts = server_parts(counted, webhooks=nobody)
     with parts.at_work():
         one, other = ended(client, gone), ended(client, lost)
     assert one.status == other.status == "failed"
     assert one.error.code == "model_not_found" and "blue" in one.error.message
     assert other.error.code == "not_found"
-    assert heard == [("eval.run.failed", gone.id), ("eval.run.failed", lost.id)]
+    with transaction() as connection:
+        waiting = connection.execute(select(OUTBOX.c.kind, OUTBOX.c.about).order_by(OUTBOX.c.number)).all()
+    assert [tuple(row) for row in waiting] == [("eval.run.failed", gone.id), ("eval.run.failed", lost.id)]
 
 
 @settings(max_examples=8, deadline=None)

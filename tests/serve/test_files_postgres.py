@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-import threading
 from collections.abc import Iterator
 
 import httpx
 import openai
 import pytest
 
-from tests.serve.house import FORM_TYPE, bytes_on_disk, form, full_server
+from tests.serve.house import FORM_TYPE, at_once, bytes_on_disk, form, full_server
 from tunesmith.database import transaction
 from tunesmith.serve.access import KeyLimits
 from tunesmith.serve.app import machine_access
@@ -74,11 +73,7 @@ def test_storage_holds_against_uploads_side_by_side() -> None:
             body = form(b"{}\n" * 1000)
             codes.append(httpx.post(f"{url}/files", content=body, headers=headers, timeout=120).status_code)
 
-        threads = [threading.Thread(target=send) for _ in range(64)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(send, times=64)
         assert sorted(codes) == [200] * 5 + [403] * 59
         assert len(bytes_on_disk()) == 5
     assert revoke_key(kept.id).state == "revoked"

@@ -43,6 +43,19 @@ def refused(client: openai.OpenAI, **options: Any) -> Any:
     return refusal.value
 
 
+def dpo(**hyperparameters: Any) -> dict[str, Any]:
+    return {"method": {"type": "dpo", "dpo": {"hyperparameters": hyperparameters}}}
+
+
+def test_a_job_on_preferences_shows_its_beta(client: openai.OpenAI) -> None:
+    job = create(client, **dpo(beta=0.2, n_epochs=2, batch_size=4, learning_rate_multiplier=1.5))
+    assert job.method.type == "dpo" and job.method.dpo.hyperparameters.beta == 0.2
+    expected = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 1.5, "beta": 0.2}
+    assert job.to_dict()["hyperparameters"] == expected
+    assert client.fine_tuning.jobs.retrieve(job.id).method == job.method
+    assert create(client, method={"type": "dpo"}).method.dpo.hyperparameters.beta == "auto"
+
+
 def test_a_new_job_has_every_field(client: openai.OpenAI) -> None:
     file, other = upload(ROWS), upload(ROWS)
     wandb: Any = [{"type": "wandb", "wandb": {"project": "cards", "tags": ["a"]}}]
@@ -76,8 +89,13 @@ def test_a_new_job_has_every_field(client: openai.OpenAI) -> None:
         ({"hyperparameters": {"learning_rate_multiplier": 0}}, "hyperparameters", "a number above 0"),
         ({"hyperparameters": {"lora_rnk": 4}}, "hyperparameters", "Did you mean lora_rank?"),
         ({"hyperparameters": {"lora_rank": 0}}, "hyperparameters", "lora_rank is 0: it must be as the recipe's 'rank'"),
-        ({"method": {"type": "dpo", "dpo": {}}}, "method.type", "not built into this server's trainer yet"),
-        ({"method": {"type": "reinforcement"}}, "method.type", "Use the method supervised"),
+        ({"method": {"type": "reinforcement"}}, "method.type", "Use the method supervised or dpo"),
+        ({"hyperparameters": {"beta": 0.1}}, "hyperparameters", "beta is a hyperparameter of the method dpo alone"),
+        (dpo(beta=0), "method.dpo.hyperparameters", "beta is 0: it must be a number above 0 and at most 2"),
+        (dpo(beta=2.5), "method.dpo.hyperparameters", "beta is 2.5"),
+        (dpo(betta=1), "method.dpo.hyperparameters", "Did you mean beta?"),
+        ({"method": {"type": "dpo", "supervised": {}}}, "method.supervised", "is not used by the method dpo"),
+        ({"method": {"type": "supervised", "dpo": {}}}, "method.dpo", "is not used by the method supervised"),
         ({"method": {"type": "supervised", "superwised": {}}}, "method", "Did you mean supervised?"),
         ({"suffix": "x" * 65}, "suffix", "at most 64"),
         ({"suffix": "a\0b"}, "suffix", "NUL"),

@@ -18,9 +18,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from sqlalchemy import func, select
 
 from tests.postgres import postgres_url as postgres_url
+from tests.serve.house import at_once
 from tunesmith.database import transaction
 from tunesmith.errors import DatabaseError
-from tunesmith.serve.records import jobs, queue
+from tunesmith.serve.records import jobs, outbox, queue
 from tunesmith.serve.records.events import EVENTS, Event, list_events
 from tunesmith.serve.records.jobs import ENDED, JOBS, JobOrder, WrongStateError, create_job, find_job
 from tunesmith.serve.records.models import MODELS, Made
@@ -53,7 +54,7 @@ def take(holder: str = "me") -> Claim:
 
 def result_of(claim: Claim) -> Result:
     made = Made(f"ft:{claim.job.id}", claim.job.owner, 1, "tiny", Path("x"), "sha", job=claim.job.id)
-    return Result([made], [], b"step\n")
+    return Result(made, b"step\n")
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
@@ -111,6 +112,24 @@ def test_what_an_earlier_holder_writes_is_refused(database: str) -> None:
     assert job and job.state == "succeeded" and job.holder is None and job.result_files
 
 
+def test_a_quota_holds_against_creations_side_by_side(database: str) -> None:
+    codes: list[int] = []
+
+    def admit(active: int) -> None:
+        if active >= 3:
+            raise KeyError
+
+    def create() -> None:
+        try:
+            create_job(order(), owner="quota", admit=admit)
+            codes.append(200)
+        except KeyError:
+            codes.append(429)
+
+    at_once(create, times=12)
+    assert sorted(codes) == [200] * 3 + [429] * 9
+
+
 def test_a_cancelled_job_is_not_published(database: str) -> None:
     queued("ann")
     claim = take()
@@ -121,6 +140,25 @@ def test_a_cancelled_job_is_not_published(database: str) -> None:
         queue.finish(claim, result_of(claim), trained_tokens=1)
     with transaction() as connection:
         assert not connection.execute(select(func.count()).select_from(MODELS)).scalar()
+
+
+def test_every_end_is_told_once_and_nothing_that_was_refused(database: str) -> None:
+    outbox.listen(["https://hooks.example/"])
+    ids = [queued("ann") for _ in range(3)]
+    claims = [take(str(number)) for number in range(3)]
+    for claim in claims[:2]:
+        queue.write(claim, state="running")
+    queue.finish(claims[0], result_of(claims[0]), trained_tokens=1)
+    queue.fail(claims[1], "no", code="no")
+    jobs.cancel_job(ids[2], owner="ann")
+    for claim in claims:
+        with pytest.raises(StaleClaimError):
+            queue.fail(claim, "no", code="no")
+    with transaction() as connection:
+        told = connection.execute(select(outbox.OUTBOX.c.kind, outbox.OUTBOX.c.about)).all()
+    states = ("succeeded", "failed", "cancelled")
+    assert sorted(told) == sorted((f"fine_tuning.job.{state}", id) for state, id in zip(states, ids, strict=True))
+    outbox.listen([])
 
 
 def test_a_lease_ends_when_its_beat_stands_still_on_the_watchers_own_clock(database: str) -> None:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 from typer.testing import CliRunner
 
-from tests.serve.house import FORM_TYPE, begin_upload, bytes_on_disk, form, full_server
+from tests.serve.house import FORM_TYPE, at_once, begin_upload, bytes_on_disk, form, full_server
 from tests.serve.test_run import run_command
 from tunesmith.cli.keys import keys as keys_command
 from tunesmith.cli.server import server as server_command
@@ -228,11 +228,7 @@ def test_storage_holds_also_against_uploads_side_by_side() -> None:
                 assert error.code == "storage_limit_exceeded"
                 codes.append(403)
 
-        threads = [threading.Thread(target=send) for _ in range(16)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(send, times=16)
         assert sorted(codes) == [200] * 5 + [403] * 11
         assert len(bytes_on_disk()) == 5
         upload: Callable[..., Any] = client.uploads.create

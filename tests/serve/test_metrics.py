@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import httpx
 import openai
@@ -29,7 +30,9 @@ def read(text: str) -> dict[str, float]:
 
 
 def test_requests_are_counted_by_route_and_status(served: ServedModels) -> None:
-    app = create_app(served, routes=SERVER, **server_parts(served).state)
+    parts = server_parts(served)
+    app = create_app(served, routes=SERVER, **parts.state)
+    parts.watch(app.state.metrics)
     with running(app) as url:
         client = openai.OpenAI(base_url=url, api_key="x", max_retries=0)
         reply = client.chat.completions.create(model="red", messages=[{"role": "user", "content": "hi"}], max_tokens=3)
@@ -44,6 +47,8 @@ def test_requests_are_counted_by_route_and_status(served: ServedModels) -> None:
     assert numbers['tokens_total{model="red",kind="completion"}'] == 3
     assert numbers['tokens_total{model="red",kind="prompt"}'] == reply.usage.prompt_tokens
     assert numbers['request_seconds_bucket{route="/v1/chat/completions",le="+Inf"}'] == 1
+    (base,) = {Path(model.base.name).name for model in served}
+    assert numbers[f'replies_running{{base="{base}"}}'] == numbers[f'requests_waiting{{base="{base}"}}'] == 0
     assert not any("secret" in name for name in numbers)
 
 

@@ -40,7 +40,7 @@ def test_adapters_and_base_share_one_base_in_memory(served: ServedModels) -> Non
 
 def test_another_way_to_write_the_folder_is_the_same_base(tiny_base: Path) -> None:
     models = ServedModels.load({"a": str(tiny_base), "b": f"{tiny_base}/../{tiny_base.name}"}, precision="float32")
-    assert models.get("a").loaded is models.get("b").loaded
+    assert models.get("a").engine is models.get("b").engine
     assert whole(models, "a").text == whole(models, "b").text
 
 
@@ -177,7 +177,7 @@ def test_an_adapter_that_the_bank_cannot_hold_is_switched_to_and_that_is_said(
 
 def test_every_base_proves_that_it_answers(served: ServedModels, monkeypatch: pytest.MonkeyPatch) -> None:
     served.check_ready()
-    scheduler = served.get("plain").loaded.scheduler
+    scheduler = served.get("plain").engine.scheduler
     assert scheduler.is_alive
 
     def fail(*args: object, **keywords: object) -> None:

@@ -37,7 +37,7 @@ def test_an_unknown_model_is_404_and_names_those_there_are(client: openai.OpenAI
         ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls", "function 'name'"),
         ({"messages": [{"role": "tool", "content": "4"}]}, "messages", "follows no call"),
         ({"tools": [{"type": "function", "function": {}}]}, "tools", "no function with a 'name'"),
-        ({"tool_choice": "required"}, "tool_choice", "not supported"),
+        ({"tool_choice": "required"}, "tool_choice", "no 'tools' to call"),
         ({"functions": [{"name": "f"}]}, "functions", "not supported"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "json_schema"),
         ({"response_format": {"type": "json_schema"}}, "response_format", "has no 'json_schema'"),

@@ -15,10 +15,13 @@ import openai
 import pytest
 
 from tunesmith.cli.server_verbs import make_webhooks
+from tunesmith.database import transaction
 from tunesmith.errors import InputError
+from tunesmith.serve.records import outbox
+from tunesmith.serve.records.outbox import OUTBOX, Event
 from tunesmith.serve.webhooks import (
+    PAUSES_S,
     Address,
-    Event,
     Webhooks,
     is_outside,
     parse_address,
@@ -141,13 +144,33 @@ def receiver(tmp_path: Path) -> Iterator[Receiver]:
     receiver.server.shutdown()
 
 
-def test_an_event_is_tried_again_and_no_redirect_is_followed(receiver: Receiver) -> None:
+def tell(*events: tuple[str, str]) -> None:
+    with transaction() as connection:
+        for kind, about in events:
+            outbox.announce(connection, kind, about=about)
+
+
+def waiting() -> list[Any]:
+    with transaction() as connection:
+        return list(connection.execute(OUTBOX.select().order_by(OUTBOX.c.number)).mappings())
+
+
+def wait_until_empty() -> None:
+    end = time.monotonic() + 20
+    while waiting():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_an_event_is_tried_again_and_no_redirect_is_followed(receiver: Receiver, fast: None) -> None:
     hooks = Webhooks([receiver.url], secret=SECRET, inside=True, pauses_s=(0, 0, 0), context=receiver.trust)
     hooks.start()
-    hooks.announce("eval.run.failed", "evalrun_9")
-    hooks.announce("eval.run.canceled", "evalrun_10")
-    for _ in range(4):
+    tell(("eval.run.failed", "evalrun_9"))
+    for _ in range(3):
         assert receiver.news.acquire(timeout=20)
+    tell(("eval.run.canceled", "evalrun_10"))
+    assert receiver.news.acquire(timeout=20)
+    wait_until_empty()
     hooks.stop()
     client = openai.OpenAI(api_key="x", webhook_secret=SECRET)
     read = [client.webhooks.unwrap(body, headers) for headers, body in receiver.got]
@@ -156,12 +179,69 @@ def test_an_event_is_tried_again_and_no_redirect_is_followed(receiver: Receiver)
     assert all("authorization" not in {name.lower() for name in headers} for headers, _ in receiver.got)
 
 
-def test_a_receiver_inside_or_without_a_certificate_gets_nothing(receiver: Receiver) -> None:
-    for hooks in (
-        Webhooks([receiver.url], secret=SECRET, pauses_s=(), context=receiver.trust),
-        Webhooks([receiver.url], secret=SECRET, inside=True, pauses_s=()),
-    ):
-        hooks.start()
-        hooks.announce("eval.run.failed", "evalrun_9")
-        hooks.stop()
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunesmith.serve.webhooks.LOOK_S", 0.01)
+
+
+def test_events_survive_a_stop_and_are_sent_after_the_next_start(receiver: Receiver, fast: None) -> None:
+    options: dict[str, Any] = {"secret": SECRET, "inside": True, "context": receiver.trust}
+    outbox.listen([receiver.url])
+    tell(("fine_tuning.job.succeeded", "ftjob-1"), ("fine_tuning.job.failed", "ftjob-2"))
+    first = Webhooks([receiver.url], pauses_s=(3600,), **options)
+    first.start()
+    for _ in range(2):
+        assert receiver.news.acquire(timeout=20)
+    first.stop()
+    put_off = waiting()
+    assert [row["tries"] for row in put_off] == [1, 1], "they were refused"
+    with transaction() as connection:
+        connection.execute(OUTBOX.update().values(due=0))  # the hour is over
+    second = Webhooks([receiver.url], **options)
+    second.start()
+    wait_until_empty()
+    second.stop()
+    ids = [headers["webhook-id"] for headers, _ in receiver.got]
+    assert ids == [row["id"] for row in put_off] * 2 and len(set(ids)) == 2
+
+
+def test_what_is_not_brought_about_is_not_told_and_nobody_is_told_twice() -> None:
+    outbox.listen(["https://a.example/", "https://b.example/"])
+    with pytest.raises(KeyError), transaction() as connection:
+        outbox.announce(connection, "eval.run.failed", about="evalrun_1")
+        raise KeyError
+    assert waiting() == []
+    tell(("eval.run.failed", "evalrun_1"))
+    assert [row["url"] for row in waiting()] == ["https://a.example/", "https://b.example/"]
+    one, other = outbox.take(lease_s=60), outbox.take(lease_s=60)
+    assert (
+        one and other and one.event.id == other.event.id and {one.url, other.url} == {row["url"] for row in waiting()}
+    )
+    assert outbox.take(lease_s=60) is None, "both are being sent"
+    outbox.drop(one)
+    outbox.put_off(other, pause_s=10**6)
+    again = outbox.take(lease_s=60)
+    assert again and again.url == other.url and again.tries == 2, "the clock was set back"
+    outbox.listen([])
+    assert waiting() == []
+    tell(("eval.run.failed", "evalrun_2"))
+    assert waiting() == [], "nobody listens"
+
+
+def test_an_event_that_is_never_taken_is_given_up(receiver: Receiver, fast: None) -> None:
+    hooks = Webhooks([receiver.url], secret=SECRET, inside=True, pauses_s=(0,))  # its certificate is not trusted
+    hooks.start()
+    tell(("eval.run.failed", "evalrun_9"))
+    wait_until_empty()
+    hooks.stop()
+    assert receiver.got == []
+    assert sum(PAUSES_S) > 3 * 86_400
+
+
+def test_a_receiver_inside_gets_nothing(receiver: Receiver, fast: None) -> None:
+    hooks = Webhooks([receiver.url], secret=SECRET, pauses_s=(), context=receiver.trust)
+    hooks.start()
+    tell(("eval.run.failed", "evalrun_9"))
+    wait_until_empty()
+    hooks.stop()
     assert receiver.got == []

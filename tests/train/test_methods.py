@@ -92,7 +92,7 @@ def test_a_model_is_trained_proved_reloaded_and_merged(
     (reply,) = contender.answer([[Message("user", "My card is lost")]], max_new_tokens=4)
     assert reply.completion_tokens > 0
     served = ServedModels.load({"tuned": str(run.directory)}, precision="float32").get("tuned")
-    with served.loaded.active(served.adapter) as model:
+    with served.engine.active(served.adapter) as model:
         assert torch.allclose(logits(model), in_memory[0], atol=1e-5)
 
     report = merge(run.directory, tmp_path / "merged")["merge"]

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from tunesmith.cli.engine_choice import EngineOption, engine_opener
 from tunesmith.cli.output import JsonFlag, Output
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]*")
@@ -29,6 +30,7 @@ def serve(
         str, typer.Option(help="Address to listen on; others than this machine need TUNESMITH_API_KEY.")
     ] = ("127.0.0.1"),
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8600,
+    engine: EngineOption = "torch",
     as_json: JsonFlag = False,
 ) -> None:
     """Serve models over OpenAI's chat API; adapters of one base share it in memory. Ctrl-C stops."""
@@ -40,7 +42,7 @@ def serve(
 
     check_host(host)  # before the models are loaded, which takes longer
     output = Output(as_json=as_json)
-    models = ServedModels.load(targets, say=output.say)
+    models = ServedModels.load(targets, say=output.say, open_engine=engine_opener(engine))
     for served in models:
         kind = f"adapter {served.target} on {served.base.name}" if served.adapter else f"base {served.base.name}"
         output.say(f"{served.name}: {kind}")

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tunesmith.cli.engine_choice import EngineOption, engine_opener
 from tunesmith.cli.output import JsonFlag, Output
 
 if TYPE_CHECKING:
     from tunesmith.jobs.dispatcher import Dispatcher
+    from tunesmith.serve.engines.engine import OpenEngine
     from tunesmith.serve.models import ServedModels
     from tunesmith.serve.records.models import Made
 
@@ -29,6 +31,7 @@ def server(
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; others than this machine need keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8600,
+    engine: EngineOption = "torch",
     workers: Annotated[int, typer.Option(min=1, help="How many jobs may train at a time.")] = 1,
     allow_python_graders: Annotated[
         bool,
@@ -49,6 +52,7 @@ def server(
     """Fine-tune, serve and swap adapters over OpenAI's API, on this machine. Ctrl-C stops; jobs go on at the next
     start."""
     from tunesmith.cli.server_verbs import describe_graders, job_setup, make_webhooks, server_parts
+    from tunesmith.database import describe
     from tunesmith.jobs.dispatcher import Dispatcher
     from tunesmith.recipe import EMBEDDED_BASE
     from tunesmith.serve.app import SERVER, create_app, machine_access
@@ -57,13 +61,15 @@ def server(
     from tunesmith.serve.records.uploads import tidy
     from tunesmith.serve.run import answer, check_host
 
+    open_engine = engine_opener(engine)
     has_keys = bool(list_keys())
     check_host(host, has_keys=has_keys)  # before the models are loaded, which takes longer
     output = Output(as_json=as_json)
     webhooks = make_webhooks(webhook or [], inside=webhook_inside)
+    output.say(f"Database: {describe()}")
     with _alone(), StoredKeys(machine_access()).following() as access:
         tidy()
-        served = _load(base or [EMBEDDED_BASE], output)
+        served = _load(base or [EMBEDDED_BASE], output, open_engine=open_engine)
 
         def ready(url: str) -> None:
             output.say(f"Answering on {url}/v1 (Ctrl-C stops)")
@@ -79,15 +85,15 @@ def server(
     output.say("Stopped.")
 
 
-def _load(bases: Sequence[str], output: Output) -> ServedModels:
-    """The bases; models made of them are loaded when their owner first asks for them."""
+def _load(bases: Sequence[str], output: Output, *, open_engine: OpenEngine) -> ServedModels:
+    """The bases; models made of them, and aliases, are loaded when they are first asked."""
     from tunesmith.serve.models import ServedModels
-    from tunesmith.serve.records.models import find_model
+    from tunesmith.serve.records.models import find_alias, find_model
 
     def find(name: str, owner: str) -> Made | None:
-        return find_model(name, owner=owner)
+        return find_alias(name) or find_model(name, owner=owner)
 
-    return ServedModels.load({name: name for name in bases}, say=output.say, find=find)
+    return ServedModels.load({name: name for name in bases}, say=output.say, find=find, open_engine=open_engine)
 
 
 @contextlib.contextmanager

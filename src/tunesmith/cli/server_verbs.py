@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -88,13 +90,20 @@ class ServerParts:
         """What /metrics tells beside the requests."""
         from tunesmith.serve.records.eval_runs import open_runs
 
+        models: ServedModels = self.runner.bench.models
         metrics.watch("eval_runs", "Eval runs that have not ended.", label="status", read=open_runs)
+        metrics.watch("replies_running", "Replies being made.", label="base", read=partial(_loads, models, 0))
+        metrics.watch("requests_waiting", "Requests that wait.", label="base", read=partial(_loads, models, 1))
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
-        self.runner.start()
+        from tunesmith.serve.records import outbox
+
         if self.webhooks:
             self.webhooks.start()
+        else:
+            outbox.listen(())
+        self.runner.start()  # after it is known who listens: what waited may end at once
         try:
             yield
         finally:
@@ -103,10 +112,19 @@ class ServerParts:
                 self.webhooks.stop()
 
 
+def _loads(models: ServedModels, place: int) -> Counter[str]:
+    """Of each base in memory, by its name without a path: running replies (0) or waiting requests (1)."""
+    loads = Counter[str]()
+    for engine in models.engines:
+        loads[Path(engine.base.name).name] += engine.load[place]
+    return loads
+
+
 def server_parts(
     served: ServedModels, *, python_graders: bool = False, webhooks: Webhooks | None = None
 ) -> ServerParts:
     from tunesmith.data.jsonl import check_jsonl
+    from tunesmith.serve.checking import Checking
     from tunesmith.serve.eval_runs import EvalRunner
     from tunesmith.serve.graders.grade import Bench
     from tunesmith.serve.graders.python import PythonGraders
@@ -114,10 +132,11 @@ def server_parts(
 
     encoder = shipped_encoder()
     bench = Bench(served, Likeness(encoder), PythonGraders() if python_graders else None)
-    runner = EvalRunner(bench, announce=webhooks.announce) if webhooks else EvalRunner(bench)
+    runner = EvalRunner(bench)
     state: dict[str, Any] = {"bench": bench, "encoder": encoder, "eval_runner": runner}
     state |= {"pass_interval": pass_interval, "keep": keep_completion}
-    state |= {"check_upload": check_jsonl, "trainable": trainable_bases(served), "announce": runner.announce}
+    check = Checking([sys.executable, "-m", "tunesmith.data.jsonl"], check_jsonl)
+    state |= {"check_upload": check, "trainable": trainable_bases(served)}
     return ServerParts(state, runner, webhooks)
 
 
@@ -127,7 +146,7 @@ def job_setup(served: ServedModels, parts: ServerParts, *, workers: int) -> Setu
     from tunesmith.jobs.parity import check_parity, served_by
 
     parity = partial(check_parity, serve=served_by(served))
-    return Setup(parts.state["trainable"], parity, workers=workers, announce=parts.state["announce"])
+    return Setup(parts.state["trainable"], parity, workers=workers)
 
 
 def trainable_bases(served: ServedModels) -> dict[str, TrainableBase]:
@@ -137,10 +156,9 @@ def trainable_bases(served: ServedModels) -> dict[str, TrainableBase]:
     found = {}
     for model in served:
         if model.adapter is None:
-            precision = str(model.base.model.dtype).removeprefix("torch.")
             path = Path(model.target)
             target = str(path.resolve()) if path.is_dir() else model.target  # the next start may be in another folder
-            found[model.name] = TrainableBase(target, model.base.facts, precision)
+            found[model.name] = TrainableBase(target, model.base.facts, model.engine.precision)
     return found
 
 

@@ -25,7 +25,6 @@ from tunesmith.jobs.training import Stopped, Training
 from tunesmith.jobs.validation import InvalidJobError, TrainableBase, validate
 from tunesmith.serve.records import queue
 from tunesmith.serve.records.events import Event
-from tunesmith.serve.records.jobs import Job, find_job
 from tunesmith.serve.records.queue import Claim, Leases, StaleClaimError
 
 LOG = logging.getLogger("tunesmith.jobs")
@@ -44,7 +43,6 @@ class Setup:
     poll_s: float = POLL_S
     lease_s: float = queue.LEASE_S
     max_crashes: int = 3
-    announce: Callable[[str, str], None] = lambda kind, job_id: None  # "fine_tuning.job.succeeded", its id
     command: Callable[..., Sequence[str]] = train_command
 
 
@@ -107,14 +105,6 @@ class Dispatcher:
             with contextlib.suppress(StaleClaimError, TunesmithError):
                 queue.fail(claim, _reason(error), code="server_error")
         self._release(claim)
-        self._tell(claim.job)
-
-    def _tell(self, job: Job) -> None:
-        """Announce an end. One that was asked for was announced where it was asked for."""
-        with contextlib.suppress(TunesmithError):
-            now = find_job(job.id, owner=job.owner)
-            if now and now.state in ("succeeded", "failed"):
-                self.setup.announce(f"fine_tuning.job.{now.state}", job.id)
 
     def _release(self, claim: Claim) -> None:
         """Let go of a job whose end has not done so, however long the database is away."""

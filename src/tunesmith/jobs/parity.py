@@ -142,7 +142,7 @@ def _rows(run: Run, trainer: LocalContender) -> list[Example]:
     lines = (run.directory / "validation.jsonl").read_text(encoding="utf-8").split("\n")
     examples = [example for line in lines if line and (example := parse_row(json.loads(line))[0])]
     kept: list[Example] = []
-    for example in (one for one in examples if one.kind == "chat" and one.prompt and not one.tools):
+    for example in (one for one in examples if one.kind in ("chat", "preference") and one.prompt and not one.tools):
         with contextlib.suppress(RenderError):  # such a row was dropped from the run, too
             kept += [example] if trainer.room(example.prompt) >= MAX_NEW_TOKENS else []
         if len(kept) == ROWS:

@@ -1,7 +1,7 @@
-"""What a finished run becomes: a model name, its checkpoints as adapters that can be asked, the result file.
+"""What a run becomes: checkpoints of its epochs as adapters that can be asked, then a model name and the result file.
 
-Not here: the transaction that makes them known (serve.records.queue.finish). Everything is written whole before that;
-doing it again, as after a kill, gives the same.
+Not here: the transactions that make them known (serve.records.queue). Everything is written whole before that; doing it
+again, as after a kill, gives the same. Called by jobs.training.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors.numpy import load_file, save_file
@@ -24,22 +23,39 @@ from tunesmith.serve.records.jobs import Job
 from tunesmith.serve.records.models import Made
 from tunesmith.serve.records.queue import Result
 
-KEPT_CHECKPOINTS = 3
+KEPT_EPOCHS = 3  # as many as OpenAI shows
 ADAPTER_FILE = "adapter_model.safetensors"
 
 
 def result_of(job: Job, run: Run) -> Result:
-    """Write what is to be published, and describe it. Raises RunError when a checkpoint is not what it should be."""
-    name, metrics, now = model_name(job), step_metrics(run), int(time.time())
-    made = [_made(job, name, run.adapter_dir)]
-    checkpoints = []
-    for step, source in _kept(run):
-        folder = JobFolder.of(job).path / "checkpoints" / f"step-{step}"
-        _write_adapter(source, folder, like=run.adapter_dir)
-        made.append(_made(job, f"{name}:ckpt-step-{step}", folder, step=step))
-        ckpt_id = f"ftckpt_{job.id.removeprefix('ftjob-')}_{step}"
-        checkpoints.append(Checkpoint(ckpt_id, job.id, now, step, made[-1].name, metrics[step]))
-    return Result(made, checkpoints, metrics_csv(metrics.values()))
+    """Describe what is to be published. Raises RunError when a checkpoint that was is not like the adapter."""
+    wanted = _shapes(run.adapter_dir)
+    for folder in (JobFolder.of(job).path / "checkpoints").glob("step-*"):
+        if _shapes(folder) != wanted:
+            raise RunError(f"The checkpoint {folder} does not correspond to the adapter {run.adapter_dir}.")
+    return Result(_made(job, model_name(job), run.adapter_dir), metrics_csv(step_metrics(run).values()))
+
+
+def epoch_ends(run: Run, *, after: int) -> list[int]:
+    """The last epochs' ends later than a step, whose checkpoints are there and validated; oldest first. None of a run
+    whose training an earlier version ended: it has no form."""
+    if not run.form_dir.is_dir():
+        return []
+    steps = (int(path.name[5:]) for path in run.checkpoints_dir.glob("step-*") if path.name[5:].isdigit())
+    settings = run.read_json("settings.json")
+    per_epoch = settings["num_steps"] // settings["epochs"]
+    ends = sorted(step for step in steps if step > after and step % per_epoch == 0)
+    metrics = step_metrics(run) if ends else {}  # nearly never: they grow
+    return [step for step in ends if metrics.get(step, {}).get("full_valid_loss") is not None][-KEPT_EPOCHS:]
+
+
+def checkpoint_of(job: Job, run: Run, *, step: int) -> tuple[Made, Checkpoint]:
+    """Write the adapter of a checkpoint, and describe both. Raises OSError when the checkpoint goes away meanwhile."""
+    folder = JobFolder.of(job).path / "checkpoints" / f"step-{step}"
+    _write_adapter(run.checkpoints_dir / f"step-{step:06d}", folder, form=run.form_dir)
+    made = _made(job, f"{model_name(job)}:ckpt-step-{step}", folder, step=step)
+    ckpt_id = f"ftckpt_{job.id.removeprefix('ftjob-')}_{step}"
+    return made, Checkpoint(ckpt_id, job.id, made.created, step, made.name, step_metrics(run)[step])
 
 
 def model_name(job: Job) -> str:
@@ -53,24 +69,12 @@ def _made(job: Job, name: str, folder: Path, *, step: int | None = None) -> Made
     return Made(name, job.owner, int(time.time()), job.model, folder, sha256, job=job.id, step=step)
 
 
-def _kept(run: Run) -> list[tuple[int, Path]]:
-    """The newest checkpoints after a step that are left: the last and those the trainer kept. One with the figures of
-    its step only, and none of before training."""
-    steps = {int(path.name[5:]): path for path in run.checkpoints_dir.glob("step-*") if path.name[5:].isdigit()}
-    known = step_metrics(run)
-    return [(step, steps[step]) for step in sorted(steps) if step in known][-KEPT_CHECKPOINTS:]
-
-
-def _write_adapter(source: Path, folder: Path, *, like: Path) -> None:
-    """A checkpoint in the form of the finished adapter `like`, beside whose weights it was trained: the same files,
-    and the tensors under PEFT's names. Raises RunError where they do not correspond."""
+def _write_adapter(source: Path, folder: Path, *, form: Path) -> None:
+    """A checkpoint as an adapter: the files of `form`, and the tensors under PEFT's names."""
     tensors = {_as_saved(name): value for name, value in load_file(source / "adapter.safetensors").items()}
-    wanted = safetensors_header(like / ADAPTER_FILE)
-    if {name: list(value.shape) for name, value in tensors.items()} != _shapes(wanted):
-        raise RunError(f"The checkpoint {source} does not correspond to the adapter {like}.")
     staged = folder.with_name(f".{folder.name}.staged")
     shutil.rmtree(staged, ignore_errors=True)
-    shutil.copytree(like, staged)
+    shutil.copytree(form, staged)
     save_file(tensors, staged / ADAPTER_FILE, metadata={"format": "pt"})
     shutil.rmtree(folder, ignore_errors=True)
     staged.replace(folder)
@@ -81,5 +85,5 @@ def _as_saved(name: str) -> str:
     return name.replace(".default.", ".")
 
 
-def _shapes(header: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
-    return {name: entry["shape"] for name, entry in header.items()}
+def _shapes(folder: Path) -> dict[str, object]:
+    return {name: entry["shape"] for name, entry in safetensors_header(folder / ADAPTER_FILE).items()}

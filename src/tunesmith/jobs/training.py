@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,11 +18,11 @@ from tunesmith.errors import DatabaseError
 from tunesmith.jobs.folder import JobFolder
 from tunesmith.jobs.parity import Parity
 from tunesmith.jobs.process import BAD_INPUT_EXIT, INTERRUPTED_EXIT, Worker, end_leftover
-from tunesmith.jobs.publishing import result_of
+from tunesmith.jobs.publishing import KEPT_EPOCHS, checkpoint_of, epoch_ends, result_of
 from tunesmith.jobs.watch import Progress, best_step, dropped_rows, tokens_seen
 from tunesmith.runs import Run
 from tunesmith.serve.records import queue
-from tunesmith.serve.records.events import Event
+from tunesmith.serve.records.events import Event, list_checkpoints
 from tunesmith.serve.records.jobs import TRAINING, Job
 from tunesmith.serve.records.queue import Claim
 
@@ -46,6 +47,7 @@ class Training:
     attempt: int = field(init=False)
     crashes: int = field(init=False)
     progress: Progress | None = field(init=False, default=None)
+    told_step: int | None = field(init=False, default=None)  # of the newest checkpoint that is known
 
     def __post_init__(self) -> None:
         self.attempt, self.crashes = self.claim.job.attempt, self.claim.job.crashes
@@ -133,6 +135,23 @@ class Training:
         for start in range(0, len(events), EVENTS_AT_ONCE):
             some = events[start : start + EVENTS_AT_ONCE]
             queue.write(self.claim, events=some, estimated_finish=self.progress.estimated_finish())
+        try:
+            self._publish_epochs(run)
+        except OSError as error:  # the disk is full, or the trainer wrote the checkpoint anew just now
+            if ended:
+                raise
+            LOG.warning("job %s: a checkpoint could not be read or kept: %s", self.claim.job.id, error.strerror)
+
+    def _publish_epochs(self, run: Run) -> None:
+        """Make the checkpoints of epochs known that have come; those before the last few go."""
+        job = self.claim.job
+        if self.told_step is None:
+            self.told_step = max((one.step for one in list_checkpoints(job.id, owner=job.owner)), default=0)
+        for step in epoch_ends(run, after=self.told_step):
+            made, checkpoint = checkpoint_of(job, run, step=step)
+            for folder in queue.publish_checkpoint(self.claim, made, checkpoint=checkpoint, keep=KEPT_EPOCHS):
+                shutil.rmtree(folder, ignore_errors=True)
+            self.told_step = step
 
     def _goes_on(self, code: int, last_words: str) -> bool:
         """Whether a worker that ended early is to be followed by another; if not, the job has ended or is paused."""
@@ -168,7 +187,7 @@ class Training:
         queue.write(self.claim, events=best_step(run))
         if reason := self.parity(job, run):
             text = f"The model is not published, for served it does not answer as it was trained: {reason}."
-            queue.fail(self.claim, text, code="serving_differs")
+            queue.fail(self.claim, text, code="serving_differs", withdraw=True)
             return
         queue.finish(self.claim, result_of(job, run), trained_tokens=tokens_seen(run))
 

@@ -16,6 +16,7 @@ from tunesmith.data.split import part_size
 from tunesmith.errors import MAX_SHOWN, Problem, TunesmithError
 from tunesmith.facts import ModelFacts
 from tunesmith.jobs.folder import JobFolder
+from tunesmith.jobs.publishing import KEPT_EPOCHS
 from tunesmith.recipe import Recipe, recipe_from, recipe_yaml
 from tunesmith.serve.records.files import find_file
 from tunesmith.serve.records.jobs import Job
@@ -24,6 +25,8 @@ from tunesmith.train import trackers
 from tunesmith.train.settings import settle
 
 MIN_EXAMPLES = 10  # OpenAI's
+TRAINS_ON = {"supervised": "chat", "dpo": "preference"}  # the kind of rows each method takes
+FORMATS = {"chat": "fine-tune-chat", "preference": "fine-tune-preference"}  # OpenAI's names
 
 
 class InvalidJobError(Exception):
@@ -55,7 +58,9 @@ def validate(job: Job, base: TrainableBase) -> dict[str, Any]:
     if job.validation_file:
         _checked(job, folder, "validation_file", job.validation_file)
         values["validation"] = str(folder.data("validation"))
-    values |= {"precision": base.precision, **recipe_keys(job.asked)}
+    values |= {"precision": base.precision, "kept_epochs": KEPT_EPOCHS, **recipe_keys(job.asked)}
+    if job.method == "dpo":
+        values["method"] = "dpo"
     if job.integrations:
         values["trackers"] = ["wandb"]
     try:
@@ -84,6 +89,8 @@ def validate(job: Job, base: TrainableBase) -> dict[str, Any]:
 def _resolved(job: Job, recipe: Recipe, settled: Mapping[str, Any], multiplier: float) -> dict[str, Any]:
     """OpenAI's three, and those of ours that were asked for."""
     shown = {"n_epochs": settled["epochs"], "batch_size": settled["batch_size"], "learning_rate_multiplier": multiplier}
+    if job.method == "dpo":
+        shown["beta"] = recipe.beta
     if job.asked.get("learning_rate", "auto") != "auto":
         del shown["learning_rate_multiplier"]
     for name in job.asked:
@@ -113,14 +120,24 @@ def _checked(job: Job, folder: JobFolder, param: str, file_id: str) -> int:
     if problems:
         text = _told(problems, reading.counts.total(), blank_lines=reading.noted["blank_line"])
         raise InvalidJobError(f"The job failed due to an invalid {noun} {text}", code=code, param=param)
-    if unfit := kinds - {"chat"}:
-        words = f"The {noun} holds rows of the kind {', '.join(sorted(unfit))}, which the method {job.method} does not"
-        words = f"{words} train on. It needs 'messages' that end with an answer."
-        raise InvalidJobError(words, code=code, param=param)
+    if unfit := kinds - {TRAINS_ON[job.method]}:
+        raise InvalidJobError(_wrong_format(job, file_id, kinds=unfit), code=code, param=param)
     if kind == "training" and count < MIN_EXAMPLES:
         what = f"Training file has {count} example(s), but must have at least {MIN_EXAMPLES} examples"
         raise InvalidJobError(what, code="invalid_n_examples", param=param)
     return count
+
+
+def _wrong_format(job: Job, file_id: str, *, kinds: set[str]) -> str:
+    """In OpenAI's words where it has words for it: rows of one method given to a job of the other."""
+    wanted = {"supervised": "'messages' that end with an answer", "dpo": "'input', 'preferred_output' and "
+              "'non_preferred_output' in every row"}[job.method]  # fmt: skip
+    if len(kinds) == 1 and (found := FORMATS.get(kind := next(iter(kinds)))):
+        method = next(name for name, trained in TRAINS_ON.items() if trained == kind)
+        what = f"Input file {file_id} is in the {found} format, but the job is not using '{method}' as its method "
+        return f"{what}(provided method={job.method}). Set the method to '{method}', or give it {wanted}."
+    words = f"Input file {file_id} holds rows of the kind {', '.join(sorted(kinds))}, which the method {job.method} "
+    return f"{words}does not train on. It needs {wanted}."
 
 
 def _told(problems: Sequence[Problem], total: int, *, blank_lines: Sequence[int]) -> str:

@@ -20,6 +20,8 @@ METRIC_NAMES = (
     "step", "train_loss", "train_mean_token_accuracy", "valid_loss", "valid_mean_token_accuracy", "full_valid_loss",
     "full_valid_mean_token_accuracy",
 )  # fmt: skip
+PAIR_NAMES = ("margin", "pair_accuracy", "chosen_change", "rejected_change")  # ours, for preferences
+ACCURACY = "token_accuracy"  # in a metric line; runs of earlier versions and of preferences have none
 
 
 class MetricsTail:
@@ -72,7 +74,7 @@ class Progress:
         left = self._steps() - self._step
         return int(time.time() + left * sum(self._seconds) / len(self._seconds))
 
-    def _pairs(self) -> Iterator[tuple[dict[str, Any], float | None]]:
+    def _pairs(self) -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
         for row in self._tail.read():
             held = self._held
             if row["kind"] == "train":
@@ -81,13 +83,17 @@ class Progress:
                 self._held, self._step = row, row["step"]
                 self._seconds = [*self._seconds[-19:], row["seconds"]]
             elif held and held["step"] == row["step"]:
-                yield held, row["loss"]
+                yield held, row
                 self._held = None
 
-    def _told(self, train: Mapping[str, Any], valid_loss: float | None) -> Event:
+    def _told(self, train: Mapping[str, Any], validation: Mapping[str, Any] | None) -> Event:
         step, loss = int(train["step"]), float(train["loss"])
-        watched = "" if valid_loss is None else f", validation loss={valid_loss:.2f}"
-        data = {"step": step, "total_steps": self._steps(), "train_loss": loss, "valid_loss": valid_loss}
+        valid = validation or {}
+        watched = f", validation loss={valid['loss']:.2f}" if valid else ""
+        data = {"step": step, "total_steps": self._steps(), "train_loss": loss, "valid_loss": valid.get("loss")}
+        data["train_mean_token_accuracy"] = train.get(ACCURACY)
+        data["valid_mean_token_accuracy"] = valid.get(ACCURACY)
+        data |= _pair_figures("train", train) | _pair_figures("valid", valid)
         return Event(f"step {step}", f"Step {step}/{self._steps()}: training loss={loss:.2f}{watched}", data=data)
 
     def _steps(self) -> int:
@@ -108,30 +114,41 @@ def dropped_rows(run: Run) -> list[Event]:
 
 
 def best_step(run: Run) -> list[Event]:
-    """Which step's weights the run ended with."""
+    """Which step's weights the run ended with, and what should be read before they are used."""
     metrics = run.status.get("metrics")
     if not metrics:
         return []
     step, steps, loss = (metrics[name] for name in ("best_step", "steps", "validation_loss"))
     text = f"The model is that of step {step} of {steps}, where the validation loss was lowest: {loss:.3f}"
-    return [Event("best step", text)]
+    warnings = enumerate(run.status.get("warnings", ()), start=1)
+    return [Event("best step", text), *(Event(f"warning {n}", words, level="warn") for n, words in warnings)]
 
 
 def step_metrics(run: Run) -> dict[int, dict[str, float | None]]:
     """The figures of each step under the API's names; None where nothing was measured. The trainer validates on all
-    validation rows at once, so `valid_loss` and `full_valid_loss` are the same figure."""
+    validation rows at once, so those of `valid` and `full_valid` are the same."""
     found: dict[int, dict[str, float | None]] = {}
     for row in run.metrics():
         values = found.setdefault(int(row["step"]), dict.fromkeys(METRIC_NAMES) | {"step": int(row["step"])})
-        names = ("train_loss",) if row["kind"] == "train" else ("valid_loss", "full_valid_loss")
-        values |= dict.fromkeys(names, float(row["loss"]))
+        for part in ("train",) if row["kind"] == "train" else ("valid", "full_valid"):
+            values[f"{part}_loss"] = float(row["loss"])
+            values[f"{part}_mean_token_accuracy"] = row.get(ACCURACY)
+        values |= _pair_figures("train" if row["kind"] == "train" else "valid", row)
     return {step: found[step] for step in sorted(found) if step > 0}
 
 
+def _pair_figures(part: str, row: Mapping[str, Any]) -> dict[str, float]:
+    """What a line says of pairs, under the API's names; nothing when it is not of a preference training."""
+    return {f"{part}_{name}": float(row[name]) for name in PAIR_NAMES if name in row}
+
+
 def metrics_csv(rows: Iterable[Mapping[str, float | None]]) -> bytes:
-    """The result file: one line a step."""
+    """The result file: one line a step, with OpenAI's columns; after them those of pairs where there are any."""
+    rows = list(rows)
+    ours = [f"{part}_{name}" for part in ("train", "valid") for name in PAIR_NAMES]
+    columns = [*METRIC_NAMES, *(name for name in ours if any(name in row for row in rows))]
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, METRIC_NAMES, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: "" if value is None else value for name, value in row.items()} for row in rows)
     return text.getvalue().encode()

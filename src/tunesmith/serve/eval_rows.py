@@ -6,7 +6,7 @@ and when it is worked on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from tunesmith.chat import Message
 from tunesmith.errors import MAX_SHOWN
+from tunesmith.model import Base
+from tunesmith.render import RenderError
+from tunesmith.sampling import Constraint
 from tunesmith.serve.graders.grade import fill_messages, sample_of
 from tunesmith.serve.graders.judge import sampling_of
 from tunesmith.serve.graders.template import VariableError, look_up, parse_path
+from tunesmith.serve.grammar import json_grammar
 from tunesmith.serve.item_schema import Check
 from tunesmith.serve.records.completions import Stored, find_completion, list_completions
 from tunesmith.serve.records.files import find_file
@@ -34,10 +38,13 @@ from tunesmith.serve.wire.evals import (
     StoredSource,
 )
 from tunesmith.serve.wire.graders import TemplateMessage
+from tunesmith.serve.wire.tool_choice import calls_of
+from tunesmith.turns import parse_tools
 
 MAX_ROWS = 100_000
 MAX_LINE_BYTES = 2**20
 PARAM = "data_source.source"
+SAMPLING = "data_source.sampling_params"
 DATA_SOURCE: TypeAdapter[DataSource] = TypeAdapter(DataSource)
 
 
@@ -94,11 +101,34 @@ def count_rows(rows: Iterator[Row], check: Check) -> int:
 def ask_of(source: CompletionsRun, row: Row) -> Ask:
     """What the model is asked for a row. Raises VariableError for a row without what the messages need."""
     asked = source.sampling_params or RunSampling()
+    tools = parse_tools(asked.tools)[0]
     return Ask(
         tuple(_messages(source, row)),
         max_new_tokens=asked.max_completion_tokens,
         sampling=sampling_of(asked.temperature, top_p=asked.top_p, seed=asked.seed),
+        tools=tools,
+        constrain=_constraint(asked, tools),
     )
+
+
+def check_sampling(asked: RunSampling | None, base: Base) -> None:
+    """Raises RequestError for tools that the base's template leaves out, and a format that cannot be kept to."""
+    asked = asked or RunSampling()
+    tools = parse_tools(asked.tools)[0]
+    try:
+        base.renderer.prompt([Message("user", "?")], tools=tools)
+        if constrain := _constraint(asked, tools):
+            constrain(base)
+    except RenderError as error:
+        raise RequestError(str(error), param=f"{SAMPLING}.tools") from error
+    except RequestError as error:
+        raise RequestError(error.message, param=f"{SAMPLING}.{error.param}", code=error.code) from error
+
+
+def _constraint(asked: RunSampling, tools: Sequence[Mapping[str, Any]]) -> Callable[[Base], Constraint] | None:
+    schema = asked.response_format.schema_of_reply if asked.response_format else None
+    calls = calls_of(tools, "auto", parallel=True, schema=schema)
+    return calls or (None if schema is None else json_grammar(schema))
 
 
 def _messages(source: CompletionsRun, row: Row) -> list[Message]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -26,6 +25,7 @@ from tunesmith.serve.graders.template import VariableError
 from tunesmith.serve.records.eval_runs import EvalItem, EvalRun, claim_run, done_positions, end_run, keep_item
 from tunesmith.serve.records.evals import find_eval
 from tunesmith.serve.reply import Ask
+from tunesmith.serve.tools import read_calls
 from tunesmith.serve.wire.evals import CompletionsRun, DataSource
 from tunesmith.serve.wire.graders import LabelModel, Part, ScoreModel
 
@@ -34,8 +34,6 @@ SLICE = 32  # rows of one run before the next one has its turn
 AT_ONCE = 8  # rows asked for at the same time: a batch for the scheduler
 LOOK_S = 5.0  # how often the database is looked at when nobody says that there is work
 PART: TypeAdapter[Part] = TypeAdapter(Part)
-
-Announce = Callable[[str, str], None]  # (kind of event, id of what it is about)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +44,15 @@ class _Answered:
     ask: Ask | None = None
     reply: Reply | None = None
     fault: tuple[str, str] | None = None  # code, message
+    words: str = ""  # of the reply beside its calls
+    calls: tuple[dict[str, Any], ...] = ()
 
 
 class EvalRunner:
-    """`start` and `stop` are for the surface; routes `wake` it, and `announce` what they end themselves."""
+    """`start` and `stop` are for the surface; routes `wake` it."""
 
-    def __init__(self, bench: Bench, *, announce: Announce = lambda kind, id: None) -> None:
+    def __init__(self, bench: Bench) -> None:
         self.bench = bench
-        self.announce = announce
         self._news = threading.Event()
         self._thread = threading.Thread(target=self._work, name="tunesmith-evals", daemon=True)
 
@@ -89,17 +88,13 @@ class EvalRunner:
         except DatabaseError:
             raise  # no fault of the run
         except TunesmithError as error:
-            self._end(run, "failed", error={"code": getattr(error, "code", None) or "failed", "message": str(error)})
+            end_run(run.id, "failed", error={"code": getattr(error, "code", None) or "failed", "message": str(error)})
         except Exception as error:
             log_failure(error, run.id)
-            self._end(run, "failed", error={"code": "server_error", "message": "The server failed; see its log."})
+            end_run(run.id, "failed", error={"code": "server_error", "message": "The server failed; see its log."})
         else:
             if finished:
-                self._end(run, "completed")
-
-    def _end(self, run: EvalRun, status: str, error: dict[str, str] | None = None) -> None:
-        if end_run(run.id, status, error=error):
-            self.announce("eval.run.succeeded" if status == "completed" else f"eval.run.{status}", run.id)
+                end_run(run.id, "completed")
 
     def _slice(self, run: EvalRun) -> bool:
         """Work on up to SLICE rows; True when none is left."""
@@ -149,9 +144,11 @@ class EvalRunner:
         except VariableError as error:
             return _Answered(row, fault=("invalid_input_messages", str(error)))
         try:
-            return _Answered(row, ask, self.bench.ask(source.model, owner=run.owner, ask=ask))
+            reply = self.bench.ask(source.model, owner=run.owner, ask=ask)
         except TunesmithError as error:
             return _Answered(row, ask, fault=(getattr(error, "code", None) or "model_error", str(error)))
+        words, calls = read_calls(reply.text, ask.tools) if ask.tools else (reply.text, ())
+        return _Answered(row, ask, reply, words=words, calls=tuple(call.as_dict() for call in calls))
 
 
 def passes(criterion: Part, score: float) -> bool:
@@ -172,7 +169,8 @@ def _result(criterion: Part, graded: Grade) -> dict[str, Any]:
 
 def _sample_for_graders(answered: _Answered) -> dict[str, Any]:
     if answered.reply is not None:
-        return sample_of(answered.reply.text, {"finish_reason": answered.reply.finish_reason, "output_tools": []})
+        reason = "tool_calls" if answered.calls else answered.reply.finish_reason
+        return sample_of(answered.words, {"finish_reason": reason, "output_tools": list(answered.calls)})
     brought = answered.row.sample or {}
     text = brought.get("output_text")
     return sample_of(text, brought) if isinstance(text, str) else brought
@@ -181,12 +179,13 @@ def _sample_for_graders(answered: _Answered) -> dict[str, Any]:
 def _sample_body(source: DataSource, answered: _Answered) -> dict[str, Any]:
     """What was asked and answered, and how. Without a model: the answer that the row brought along."""
     ask, reply = answered.ask, answered.reply
-    text = reply.text if reply else (answered.row.sample or {}).get("output_text")
+    text = answered.words if reply else (answered.row.sample or {}).get("output_text")
+    calls = {"tool_calls": list(answered.calls)} if answered.calls else {}
     tokens = (reply.prompt_tokens, reply.completion_tokens) if reply else (0, 0)
     return {
         "input": [{"role": turn.role, "content": turn.content} for turn in ask.messages] if ask else [],
-        "output": [{"role": "assistant", "content": text}] if text is not None else [],
-        "finish_reason": reply.finish_reason if reply else "",
+        "output": [{"role": "assistant", "content": text, **calls}] if text is not None else [],
+        "finish_reason": "tool_calls" if calls else reply.finish_reason if reply else "",
         "model": (source.model or "") if isinstance(source, CompletionsRun) else "",
         "usage": {
             "prompt_tokens": tokens[0],

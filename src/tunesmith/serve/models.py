@@ -10,62 +10,32 @@ import queue
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunesmith.adapter import Tuned, find_tuned
-from tunesmith.bank import Adapter, why_not
 from tunesmith.chat import Message
 from tunesmith.contender import Reply
 from tunesmith.errors import InputError, ModelError, ServeError
-from tunesmith.model import Base, find_base, load_base
-from tunesmith.running import Running, Switched, Worn
+from tunesmith.model import Base, find_base
 from tunesmith.runs import is_run
+from tunesmith.sampling import Token
 from tunesmith.serve.access import LOCAL_OWNER
+from tunesmith.serve.engines.engine import Engine, OpenEngine, Say
+from tunesmith.serve.engines.pytorch import open_torch
 from tunesmith.serve.records.models import Made
 from tunesmith.serve.reply import Ask, Choice, Item, Piece, Writer, reply_limit
-from tunesmith.serve.scheduler import Busy, Job, Scheduler, wait_for
+from tunesmith.serve.scheduler import Busy, Job
 from tunesmith.serve.wire.errors import RequestError
 from tunesmith.store import find_folder
 
 MAX_ADAPTERS = 64  # found by `find` and held at once
 MAX_ADAPTER_BYTES = 4 << 30
-CALL_S = 600.0  # a call to a base's thread may wait behind a prompt that is being fed
 READY_S = 10.0
 
-Say = Callable[[str], None]
 Find = Callable[[str, str], Made | None]  # (name, owner)
-
-
-class LoadedBase:
-    """A base in memory, and the thread that decodes with it."""
-
-    def __init__(self, base: Base, *, say: Say = lambda text: None) -> None:
-        self.base = base
-        self.running = Running(base)
-        self.scheduler = Scheduler(self.running)
-        if self.running.alone:
-            say(f"{base.name} answers one request at a time: {self.running.alone}.")
-
-    def active(self, adapter: Worn) -> AbstractContextManager[Any]:
-        """The model with just this adapter in effect; not while requests run."""
-        return self.running.wearing(adapter)
-
-    def put_on(self, folder: Path, say: Say) -> Adapter | Switched:
-        """Load an adapter. What the bank cannot hold is put on by PEFT, between two steps, and that is said."""
-        reason = why_not(folder)
-        if reason is None:
-            return self.running.put_on(folder)
-        say(f"{folder} is switched to for each of its own requests, which do not share steps: {reason}.")
-        adapter: Adapter | Switched = wait_for(self.scheduler.call(lambda: self.running.put_on(folder)), CALL_S)
-        return adapter
-
-    def take_off(self, adapter: Worn) -> None:
-        """Rows that use it go on to their end."""
-        if isinstance(adapter, Switched):
-            self.scheduler.call(lambda: self.running.take_off(adapter))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +44,13 @@ class ServedModel:
 
     name: str
     target: str
-    loaded: LoadedBase
-    adapter: Worn
+    engine: Engine
+    adapter: Any  # what the engine's `put_on` gave; None is the base as it is
     created: int  # seconds since 1970: when the adapter, or the base, was written
 
     @property
     def base(self) -> Base:
-        return self.loaded.base
+        return self.engine.base
 
     @property
     def adapter_sha256(self) -> str | None:
@@ -102,9 +72,10 @@ class ServedModels:
         find: Find | None = None,
         precision: str = "auto",
         say: Say = lambda text: None,
+        open_engine: OpenEngine = open_torch,
     ) -> None:
         self._models = dict(models)
-        self._bases = {_key(model.base.facts.path, model.base.quantized): model.loaded for model in models.values()}
+        self._bases = {_key(model.base.facts.path, model.base.quantized): model.engine for model in models.values()}
         self._pinned = set(self._bases)  # those that stay, whoever asks
         self._made: OrderedDict[str, ServedModel] = OrderedDict()  # by `find`, the one asked longest ago first
         self._trials: dict[tuple[str, str], Made] = {}
@@ -112,6 +83,7 @@ class ServedModels:
         self._probing = threading.Lock()
         self.find = find
         self.precision = precision
+        self.open_engine = open_engine
         self.say = say
         self.max_adapters = MAX_ADAPTERS
         self.max_adapter_bytes = MAX_ADAPTER_BYTES
@@ -124,6 +96,7 @@ class ServedModels:
         precision: str = "auto",
         say: Say = lambda text: None,
         find: Find | None = None,
+        open_engine: OpenEngine = open_torch,
     ) -> ServedModels:
         """Load name -> target, where a target is a folder of a run or an adapter, an alias, or a base's name or
         folder.
@@ -134,7 +107,7 @@ class ServedModels:
         if not targets:
             raise InputError("There is no model to serve.", "Name at least one: NAME=FOLDER.")
         found = {name: _resolve(target) for name, target in targets.items()}  # all refused before any is loaded
-        models = cls({}, find=find, precision=precision, say=say)
+        models = cls({}, find=find, precision=precision, say=say, open_engine=open_engine)
         for name, tuned in found.items():
             models._models[name] = models._load(name, targets[name], tuned)
         models._pinned = set(models._bases)
@@ -145,7 +118,7 @@ class ServedModels:
         return iter(list(self._models.values()))
 
     @property
-    def bases(self) -> list[LoadedBase]:
+    def engines(self) -> list[Engine]:
         return list(self._bases.values())
 
     def get(self, name: str, *, owner: str = LOCAL_OWNER) -> ServedModel:
@@ -173,7 +146,7 @@ class ServedModels:
             before, model = self._models.get(name), self._load(name, target, tuned)
             self._models[name] = model
             if before is not None:
-                before.loaded.take_off(before.adapter)
+                before.engine.take_off(before.adapter)
             return model
 
     def remove(self, name: str) -> None:
@@ -181,7 +154,7 @@ class ServedModels:
         with self._loading:
             model = self._models.pop(name, None) or self._made.pop(name, None)
             if model is not None:
-                model.loaded.take_off(model.adapter)
+                model.engine.take_off(model.adapter)
                 self._let_bases_go()
 
     @contextmanager
@@ -197,18 +170,31 @@ class ServedModels:
     def submit(self, name: str, ask: Ask, *, put: Callable[[Item], None], owner: str = LOCAL_OWNER) -> threading.Event:
         """Queue a request with its base. Setting the event returned ends it before its next token.
 
-        `put` gets, from the base's thread, pieces of text and a Choice for each reply, or the exception that ended it.
-        Raises ServeError for what cannot be answered: too long, or too many wait (Busy).
+        `put` gets, from a thread of the engine, pieces of text and a Choice for each reply, or the exception that ended
+        it. Raises ServeError for what cannot be answered: too long, beyond the engine, or too many wait (Busy).
         """
         served = self.get(name, owner=owner)
+        served.engine.check(ask)
         ids = ask.prompt(served.base)
         limit = reply_limit(served.base, len(ids), asked=ask.max_new_tokens)
         _check_tokens(ask.ids, served.base, param="prompt")
         _check_tokens([token for token, _ in ask.sampling.logit_bias], served.base, param="logit_bias")
         writers = [Writer(served.base, ask, index=index, prompt_tokens=len(ids), limit=limit) for index in range(ask.n)]
         job = Job(ids, writers, put, served.adapter, owner, most=limit)
-        served.loaded.scheduler.submit(job)
+        served.engine.submit(job)
         return job.cancelled
+
+    def check(self, name: str, ids: Sequence[int], *, owner: str = LOCAL_OWNER) -> ServedModel:
+        """The model, for a text that it can read. Raises as `submit` for one that it cannot."""
+        served = self.get(name, owner=owner)
+        reply_limit(served.base, len(ids), asked=1)
+        _check_tokens(ids, served.base, param="prompt")
+        return served
+
+    def tell(self, name: str, ids: Sequence[int], *, top: int, owner: str = LOCAL_OWNER) -> list[Token]:
+        """How likely the model finds each token of a text, and the `top` best in its place. Raises as `check`."""
+        served = self.check(name, ids, owner=owner)
+        return served.engine.tell(ids, served.adapter, top=top)
 
     def stream(self, name: str, ask: Ask, *, owner: str = LOCAL_OWNER) -> Iterator[str | Reply]:
         """The same for a caller that may wait: pieces of text, then the Reply. Closing it ends the generation."""
@@ -233,9 +219,9 @@ class ServedModels:
     def check_ready(self) -> None:
         """Every base makes a token, or made one just now. Raises ServeError (503) when one does not."""
         with self._probing:
-            for loaded in self.bases:
-                if not loaded.scheduler.is_alive:
-                    _make_a_token(loaded)
+            for engine in self.engines:
+                if not engine.is_alive:
+                    _make_a_token(engine)
 
     def _made_model(self, made: Made) -> ServedModel:
         """A made model, loaded if it is not, or if another was made under its name."""
@@ -243,7 +229,7 @@ class ServedModels:
             model = self._made.get(made.name)
             if model is None or model.target != f"{made.folder} {made.sha256}":
                 if model is not None:
-                    model.loaded.take_off(model.adapter)
+                    model.engine.take_off(model.adapter)
                 tuned = find_tuned(made.folder)
                 model = self._load(made.name, f"{made.folder} {made.sha256}", tuned, created=made.created)
                 if (model.adapter_sha256 or model.base.sha256) != made.sha256:
@@ -259,36 +245,36 @@ class ServedModels:
         while len(sizes) > 1 and (len(sizes) > self.max_adapters or sum(sizes.values()) > self.max_adapter_bytes):
             name, model = self._made.popitem(last=False)
             del sizes[name]
-            model.loaded.take_off(model.adapter)
+            model.engine.take_off(model.adapter)
         self._let_bases_go()
 
     def _let_bases_go(self) -> None:
-        used = {id(model.loaded) for model in (*self._models.values(), *self._made.values())}
-        for key, loaded in list(self._bases.items()):
-            if key not in self._pinned and id(loaded) not in used:
-                self._bases.pop(key).scheduler.stop()
+        used = {id(model.engine) for model in (*self._models.values(), *self._made.values())}
+        for key, engine in list(self._bases.items()):
+            if key not in self._pinned and id(engine) not in used:
+                self._bases.pop(key).stop()
 
     def _load(self, name: str, target: str, tuned: Tuned, *, created: int | None = None) -> ServedModel:
         key = _key(find_base(tuned.base, self.say), tuned.quantized)
         if key not in self._bases:
-            base = load_base(tuned.base, precision=self.precision, quantize=tuned.quantized, say=self.say)
-            self._bases[key] = LoadedBase(base, say=self.say)
-        loaded = self._bases[key]
-        adapter = loaded.put_on(tuned.adapter, self.say) if tuned.adapter else None
-        return ServedModel(name, target, loaded, adapter, created or _written(tuned.adapter or loaded.base.facts.path))
+            options: dict[str, Any] = {"quantized": tuned.quantized, "precision": self.precision, "say": self.say}
+            self._bases[key] = self.open_engine(tuned.base, **options)
+        engine = self._bases[key]
+        adapter = engine.put_on(tuned.adapter, name=name, say=self.say) if tuned.adapter else None
+        return ServedModel(name, target, engine, adapter, created or _written(tuned.adapter or engine.base.facts.path))
 
 
-def _make_a_token(loaded: LoadedBase) -> None:
+def _make_a_token(engine: Engine) -> None:
     items: queue.SimpleQueue[Item] = queue.SimpleQueue()
-    ids = loaded.base.renderer.prompt([Message("user", "?")])
-    writer = Writer(loaded.base, Ask(pieces=False), index=0, prompt_tokens=len(ids), limit=1)
+    ids = engine.base.renderer.prompt([Message("user", "?")])
+    writer = Writer(engine.base, Ask(pieces=False), index=0, prompt_tokens=len(ids), limit=1)
     try:
-        loaded.scheduler.submit(Job(ids, [writer], items.put, most=1))
+        engine.submit(Job(ids, [writer], items.put, most=1))
         item = items.get(timeout=READY_S)
     except (queue.Empty, Busy) as error:
-        raise ServeError(f"{loaded.base.name} makes no token.", "Look at the log.", status=503) from error
+        raise ServeError(f"{engine.base.name} makes no token.", "Look at the log.", status=503) from error
     if isinstance(item, Exception):
-        raise ServeError(f"{loaded.base.name} fails to answer.", "Look at the log.", status=503) from item
+        raise ServeError(f"{engine.base.name} fails to answer.", "Look at the log.", status=503) from item
 
 
 def _num_bytes(model: ServedModel) -> int:
@@ -297,7 +283,7 @@ def _num_bytes(model: ServedModel) -> int:
 
 
 def _check_tokens(ids: Sequence[int], base: Base, *, param: str) -> None:
-    size = base.model.get_input_embeddings().num_embeddings
+    size = base.facts.vocab_size
     for token in ids:
         if not 0 <= token < size:
             raise RequestError(f"There is no token {token}: those of {base.name} are 0 to {size - 1}.", param=param)

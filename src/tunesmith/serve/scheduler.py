@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from tunesmith.serve.reply import Choice, Item, Writer
 MAX_ROWS = 32  # in a step; more are hardly faster on a processor
 MAX_WAITING = 1024  # requests of all owners
 MAX_OWNERS_WAITING = 256  # of one owner
-CHUNK = 256  # tokens of a prompt between two steps of those that run
+CHUNK = 256  # tokens of prompts in a step, so that those who run do not wait long
 ALIVE_S = 5.0  # a token made so recently proves that the base answers
 
 Result = TypeVar("Result")
@@ -63,7 +63,7 @@ class Scheduler:
         self._waiting: dict[str, deque[Job]] = {}  # by owner; the owner served longest ago comes first
         self._calls: deque[Callable[[], None]] = deque()
         self._rows: dict[Row, tuple[Job, Writer]] = {}
-        self._opening: tuple[Job, Prompt | None] | None = None  # a job whose prompt is being fed
+        self._prompts: dict[Prompt, Job] = {}  # being fed
         self._thread: threading.Thread | None = None
         self._stopped = False
         self._took_s = 1.0  # a job, lately
@@ -130,7 +130,7 @@ class Scheduler:
     def _run(self) -> None:
         while True:
             with self._lock:
-                while not (self._rows or self._opening or self._waiting or self._calls):
+                while not (self._rows or self._prompts or self._waiting or self._calls):
                     if self._stopped:
                         self._thread = None  # one who comes too late starts another
                         return
@@ -140,34 +140,39 @@ class Scheduler:
                 call()
             try:
                 self._drop_cancelled()
-                self._feed_prompts()
-                if self._rows:
-                    self.running.step()
-                    self._write(list(self._rows))
+                feeds = self._feeds()
+                if self._rows or feeds:
+                    stepped = list(self._rows)
+                    self.running.step(feeds)
+                    self._write(stepped)
+                    for prompt, _ in feeds:
+                        self._open(prompt)
             except Exception as error:  # it belongs to all who are in the batch
                 self._fail(error)
 
-    def _feed_prompts(self) -> None:
-        """At most CHUNK tokens, so that those who run do not wait long; all the more when nobody runs."""
-        budget = CHUNK
-        while budget > 0:
-            if self._opening is None:
-                job = self._next()
-                if job is None:
-                    return
-                self._opening = job, None
-            job, prompt = self._opening
+    def _feeds(self) -> list[tuple[Prompt, int]]:
+        """Prompts to be fed in the next step, and how many tokens of each: first those that were begun."""
+        feeds, budget = [], CHUNK
+        begun = iter(list(self._prompts))
+        while budget > 0 and (prompt := next(begun, None) or self._begin_next()):
+            if prompt.is_ready:
+                self._open(prompt)
+            else:
+                feeds.append((prompt, min(budget, prompt.left)))
+                budget -= feeds[-1][1]
+        return feeds
+
+    def _begin_next(self) -> Prompt | None:
+        """Begin the prompt of the next job; None when nobody has a turn."""
+        while (job := self._next()) is not None:
             try:
-                prompt = prompt or self.running.begin(job.ids, adapter=job.adapter, owner=job.owner)
-                before = prompt.fed
-                done = prompt.advance(budget)
-                self._opening = None if done else (job, prompt)
-                budget -= max(1, prompt.fed - max(before, prompt.reused))
-                if done:
-                    self._join(job, prompt)
+                prompt = self.running.begin(job.ids, adapter=job.adapter, owner=job.owner)
             except Exception as error:  # it belongs to whoever asked
-                self._opening = None
                 job.put(error)
+            else:
+                self._prompts[prompt] = job
+                return prompt
+        return None
 
     def _next(self) -> Job | None:
         """The job of an owner with the fewest rows, whoever waits longest among these; None while it has no room."""
@@ -179,16 +184,16 @@ class Scheduler:
                     del self._waiting[owner]
             if not self._waiting:
                 return None
-            rows = dict.fromkeys(self._waiting, 0)
-            for job, _ in self._rows.values():
-                if job.owner in rows:
-                    rows[job.owner] += 1
-            owner = min(rows, key=lambda name: rows[name])
+            active = [job for job, _ in self._rows.values()]
+            active += [job for job in self._prompts.values() for _ in job.writers]
+            rows = Counter(job.owner for job in active)
+            owner = min(self._waiting, key=lambda name: rows[name])
             job = self._waiting[owner][0]
             num_rows = len(job.writers)
-            if self._rows and len(self._rows) + num_rows > self.max_rows:
+            if active and len(active) + num_rows > self.max_rows:
                 return None
-            if not self.running.fits(num_rows, len(job.ids) + job.most):
+            most = max(len(job.ids) + job.most for job in (*active, job))
+            if active and not self.running.fits(len(active) + num_rows, most):
                 return None
             queue = self._waiting.pop(owner)
             queue.popleft()
@@ -196,16 +201,21 @@ class Scheduler:
                 self._waiting[owner] = queue  # behind all other owners
             return job
 
-    def _join(self, job: Job, prompt: Prompt) -> None:
-        drawings = [writer.drawing for writer in job.writers]
-        rows = self.running.join(prompt, drawings, max_new_tokens=job.most)
-        for row, writer in zip(rows, job.writers, strict=True):
-            self._rows[row] = job, writer
-        self._write(rows)
+    def _open(self, prompt: Prompt) -> None:
+        """Let rows go on from a prompt, if it is ready; those that have a token already write it."""
+        if prompt.failure is not None:
+            self._prompts.pop(prompt).put(prompt.failure)
+        elif prompt.is_ready:
+            job = self._prompts.pop(prompt)
+            rows = self.running.join(prompt, [writer.drawing for writer in job.writers])
+            self._rows |= {row: (job, writer) for row, writer in zip(rows, job.writers, strict=True)}
+            if not prompt.left:
+                self._write(rows)
 
     def _fail(self, error: Exception) -> None:
-        jobs = {id(job): job for job, _ in self._rows.values()}
+        jobs = {id(job): job for job in (*(job for job, _ in self._rows.values()), *self._prompts.values())}
         self._rows.clear()
+        self._prompts.clear()
         self.running.clear()
         for job in jobs.values():
             job.put(error)
@@ -230,8 +240,7 @@ class Scheduler:
                 job.put(error)
 
     def _drop_cancelled(self) -> None:
-        if self._opening is not None and self._opening[0].cancelled.is_set():
-            self._opening = None
+        self._prompts = {prompt: job for prompt, job in self._prompts.items() if not job.cancelled.is_set()}
         for row in [row for row, (job, _) in self._rows.items() if job.cancelled.is_set()]:
             self._leave(row)
 

@@ -1,8 +1,8 @@
 """Webhooks: what happened to a job or an eval run, posted to addresses that the administrator named.
 
-Not here: what happens (jobs, serve.eval_runs). No user can name an address. https only; a host's name is resolved once
-per try and that very address is connected to; redirects are not followed and answers not read. Signed as OpenAI signs
-(standard-webhooks), so that `client.webhooks.unwrap` takes it. Events that wait are lost with the process.
+Not here: what happens and what waits (serve.records.outbox). No user can name an address. https only; a host's name is
+resolved once per try and that very address is connected to; redirects are not followed and answers not read. Signed as
+OpenAI signs (standard-webhooks), so that `client.webhooks.unwrap` takes it. Called by cli.server.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ import hashlib
 import hmac
 import http.client
 import ipaddress
-import json
 import logging
-import queue
 import secrets
 import socket
 import ssl
@@ -25,12 +23,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from tunesmith.errors import InputError
+from tunesmith.errors import DatabaseError, InputError
+from tunesmith.serve.records import outbox
+from tunesmith.serve.records.outbox import Event, Waiting
 
 LOG = logging.getLogger("tunesmith.serve")
 TIMEOUT_S = 10
-PAUSES_S = (1.0, 10.0, 60.0)  # before the second, third and fourth try
-WAITING = 1_000  # events kept for a receiver that is slow; the oldest is dropped
+PAUSES_S = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)  # before the second and further tries: 3 days
+LEASE_S = 60  # of a try, among servers that share the database
+LOOK_S = 2.0  # how often the database is looked at when nothing waits
 SECRET_PREFIX = "whsec_"
 TODO = "Write https://HOST/PATH, without a user or a fragment."
 
@@ -44,23 +45,8 @@ class Address:
     target: str  # path and query
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    id: str
-    created: int
-    kind: str  # eval.run.succeeded, fine_tuning.job.failed, ...
-    about: str  # the object's id
-
-    @property
-    def body(self) -> bytes:
-        data = {"id": self.about}
-        return json.dumps(
-            {"id": self.id, "object": "event", "created_at": self.created, "type": self.kind, "data": data}
-        ).encode()
-
-
 class Webhooks:
-    """One thread posts the events in order, each to every address, with a few tries."""
+    """One thread posts the events that wait, each to every address, until they are taken or three days are over."""
 
     def __init__(
         self,
@@ -68,57 +54,56 @@ class Webhooks:
         *,
         secret: str,
         inside: bool = False,
-        pauses_s: Sequence[float] = PAUSES_S,
+        pauses_s: Sequence[int] = PAUSES_S,
         context: ssl.SSLContext | None = None,
     ) -> None:
         """`inside`: receivers may lie in this machine's own networks. Raises InputError for a bad URL or secret."""
-        self.addresses = [parse_address(url) for url in urls]
+        self.addresses = {url: parse_address(url) for url in urls}
         self.key = parse_secret(secret)
         self.inside = inside
         self.pauses_s = pauses_s
         self.context = context or ssl.create_default_context()
-        self._events: queue.Queue[Event | None] = queue.Queue(WAITING)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="tunesmith-webhooks", daemon=True)
 
     def start(self) -> None:
+        """Events that wait since an earlier process are sent, too."""
+        outbox.listen(list(self.addresses))
         self._thread.start()
 
     def stop(self) -> None:
+        """Events that wait are sent after the next start."""
         self._stopping.set()
-        self._put(None)
         self._thread.join()
 
-    def announce(self, kind: str, about: str) -> None:
-        """Queue an event; never waits."""
-        self._put(Event(f"evt_{secrets.token_hex(12)}", int(time.time()), kind, about))
-
-    def _put(self, event: Event | None) -> None:
-        while True:
-            try:
-                self._events.put_nowait(event)
-                return
-            except queue.Full:
-                LOG.warning("a webhook event was dropped: %d wait", WAITING)
-                self._events.get_nowait()
-
     def _work(self) -> None:
-        while (event := self._events.get()) is not None:
-            for address in self.addresses:
-                self._deliver(event, address)
-
-    def _deliver(self, event: Event, address: Address) -> None:
-        for pause_s in (*self.pauses_s, None):
+        while not self._stopping.is_set():
             try:
-                status = post(event, address, key=self.key, inside=self.inside, context=self.context)
-                if 200 <= status < 300:
-                    return
-                why = f"status {status}"
-            except (OSError, http.client.HTTPException, InputError) as error:
-                why = type(error).__name__
-            if pause_s is None or self._stopping.wait(pause_s):
-                break
+                waiting = outbox.take(lease_s=LEASE_S)
+                if waiting is not None and waiting.url in self.addresses:
+                    self._deliver(waiting, self.addresses[waiting.url])
+            except DatabaseError as error:
+                LOG.error("webhook events could not be read: %s", error.message)
+                waiting = None
+            if waiting is None:
+                self._stopping.wait(LOOK_S)
+
+    def _deliver(self, waiting: Waiting, address: Address) -> None:
+        """One try."""
+        event = waiting.event
+        try:
+            status = post(event, address, key=self.key, inside=self.inside, context=self.context)
+            if 200 <= status < 300:
+                outbox.drop(waiting)
+                return
+            why = f"status {status}"
+        except (OSError, http.client.HTTPException, InputError) as error:
+            why = type(error).__name__
+        if waiting.tries <= len(self.pauses_s):
+            outbox.put_off(waiting, pause_s=self.pauses_s[waiting.tries - 1])
+            return
         LOG.warning("webhook %s (%s) was not taken by %s: %s", event.id, event.kind, address.host, why)
+        outbox.drop(waiting)
 
 
 def parse_address(url: str) -> Address:

@@ -16,6 +16,7 @@ from sqlalchemy import JSON, Column, Connection, Integer, String, Table, UniqueC
 from sqlalchemy.exc import IntegrityError
 
 from tunesmith.database import METADATA, transaction
+from tunesmith.serve.records.outbox import announce
 from tunesmith.serve.records.paging import Cursor, is_id, read_page
 
 OPEN = ("queued", "in_progress")
@@ -125,10 +126,12 @@ def list_runs(owner: str, eval_id: str, *, status: str | None, cursor: Cursor) -
 
 
 def end_run(id: str, status: str, *, error: dict[str, str] | None = None) -> bool:
-    """Move an open run to its end. False when it has come to another one already."""
+    """Move an open run to its end, and announce it. False when it has come to another one already."""
     which = EVAL_RUNS.c.id == id, EVAL_RUNS.c.status.in_(OPEN)
     with transaction() as connection:
         moved = connection.execute(EVAL_RUNS.update().where(*which).values(status=status, error=error))
+        if moved.rowcount:
+            announce(connection, f"eval.run.{'succeeded' if status == 'completed' else status}", about=id)
     return bool(moved.rowcount)
 
 

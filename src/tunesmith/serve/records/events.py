@@ -119,6 +119,15 @@ def add_checkpoints(connection: Connection, checkpoints: Sequence[Checkpoint], *
         connection.execute(CHECKPOINTS.insert(), rows)
 
 
+def drop_checkpoints(connection: Connection, job_id: str, *, keep: int) -> list[str]:
+    """Forget all but the job's newest `keep`, in the caller's transaction; gives the names of their models."""
+    mine = select(CHECKPOINTS).where(CHECKPOINTS.c.job == job_id).order_by(CHECKPOINTS.c.step.desc())
+    old = connection.execute(mine).mappings().all()[keep:]
+    if old:
+        connection.execute(CHECKPOINTS.delete().where(CHECKPOINTS.c.id.in_([row["id"] for row in old])))
+    return [str(row["model"]) for row in old]
+
+
 def list_checkpoints(job_id: str, *, owner: str) -> list[Checkpoint]:
     """All of a job, newest first: there are never more than a few."""
     mine = select(CHECKPOINTS).where(CHECKPOINTS.c.job == job_id, CHECKPOINTS.c.owner == owner)

@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from tunesmith.database import METADATA, transaction
 from tunesmith.serve.records.events import Event, add_events
+from tunesmith.serve.records.outbox import announce
 
 ENDED = ("succeeded", "failed", "cancelled")
 TRAINING = ("running", "pausing")
@@ -163,6 +164,8 @@ def _create(order: JobOrder, owner: str, admit: Callable[[int], None]) -> Job:
     with transaction() as connection:
         if found := _made_before(connection, order, owner, now):
             return found
+        if connection.dialect.name == "postgresql":  # where another one could be counted before either is there
+            connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"jobs of {owner}"))))
         mine = JOBS.c.owner == owner, JOBS.c.state.not_in(ENDED)
         admit(int(connection.execute(select(func.count()).select_from(JOBS).where(*mine)).scalar_one()))
         values = {name: getattr(order, name) for name in JobOrder.__slots__ if name not in ("is_retry", "seed")}
@@ -232,6 +235,8 @@ def _move(job_id: str, owner: str, *, to: Mapping[str, str], **values: Any) -> J
         changed = JOBS.update().where(JOBS.c.number == job.number).values(state=state, **values).returning(*COLUMNS)
         job = job_of(connection.execute(changed).mappings().one())
         add_events(connection, job.id, events=[Event(None, MOVED[state])], owner=owner)
+        if state in ENDED:
+            announce(connection, f"fine_tuning.job.{state}", about=job.id)
         return job
 
 

@@ -6,13 +6,20 @@ foreign one is found as little as one that never was.
 
 from __future__ import annotations
 
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Column, Connection, Integer, String, Table, select
 
+from tunesmith import store
 from tunesmith.database import METADATA, transaction
+
+EVERYONE = "tunesmith"  # who owns what is served to all
 
 MODELS = Table(
     "model",
@@ -48,6 +55,25 @@ def publish(connection: Connection, made: Made) -> None:
     connection.execute(MODELS.insert().values(**values | {"folder": str(made.folder)}))
 
 
+def withdraw_models(connection: Connection, names: Sequence[str]) -> list[Path]:
+    """Take models off the list, in the caller's transaction; gives their folders."""
+    if not names:
+        return []
+    gone = MODELS.delete().where(MODELS.c.name.in_(names)).returning(MODELS.c.folder)
+    return [Path(folder) for folder in connection.execute(gone).scalars()]
+
+
+def find_alias(name: str) -> Made | None:
+    """What an alias such as support@prod points at now. Aliases are the administrator's (`tunesmith ship`), and served
+    to everyone."""
+    found = store.find_alias(name) if store.ALIAS.fullmatch(name) else None
+    return _alias(found) if found else None
+
+
+def list_aliases() -> list[Made]:
+    return [_alias(row) for row in store.list_aliases()]
+
+
 def find_model(name: str, *, owner: str) -> Made | None:
     with transaction() as connection:
         row = (
@@ -68,6 +94,20 @@ def delete_model(name: str, *, owner: str) -> bool:
     with transaction() as connection:
         gone = connection.execute(MODELS.delete().where(MODELS.c.name == name, MODELS.c.owner == owner))
     return bool(gone.rowcount)
+
+
+def _alias(row: Mapping[str, Any]) -> Made:
+    folder, created = Path(row["folder"]), datetime.fromisoformat(row["created"])
+    return Made(row["alias"], EVERYONE, int(created.timestamp()), _base_of(folder), folder, row["sha256"])
+
+
+def _base_of(folder: Path) -> str:
+    """As the folder says; empty where it is gone, which is told when the model is asked."""
+    for name, key in (("adapter_config.json", "base_model_name_or_path"), ("tunesmith.json", "base")):
+        with contextlib.suppress(OSError, ValueError):
+            values = json.loads((folder / name).read_text(encoding="utf-8"))
+            return str(values.get(key, "")) if isinstance(values, dict) else ""
+    return ""
 
 
 def _made(row: Any) -> Made:

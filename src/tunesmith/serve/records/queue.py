@@ -10,15 +10,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
 from tunesmith.database import transaction
-from tunesmith.serve.records.events import Checkpoint, Event, add_checkpoints, add_events
+from tunesmith.serve.records.events import Checkpoint, Event, add_checkpoints, add_events, drop_checkpoints
 from tunesmith.serve.records.files import store_result
 from tunesmith.serve.records.jobs import COLUMNS, ENDED, JOBS, TRAINING, Job, job_of
-from tunesmith.serve.records.models import Made, publish
+from tunesmith.serve.records.models import Made, publish, withdraw_models
+from tunesmith.serve.records.outbox import announce
 
 LEASE_S = 60.0
 Clock = Callable[[], float]
@@ -39,10 +41,9 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a training made: the model first, then its checkpoints, and the figures of each step as CSV."""
+    """What a training made: the model, and the figures of each step as CSV."""
 
-    made: Sequence[Made]
-    checkpoints: Sequence[Checkpoint]
+    made: Made
     step_metrics: bytes
 
 
@@ -94,29 +95,33 @@ def write(claim: Claim, *, events: Sequence[Event] = (), only_in: Sequence[str] 
     another's by now or the job is not in one of the states `only_in`, or has ended."""
     allowed = JOBS.c.state.in_(only_in) if only_in else JOBS.c.state.not_in(ENDED)
     with transaction() as connection:
-        changed = JOBS.update().where(*_mine(claim), allowed).values(beat=JOBS.c.beat + 1, **values)
-        if connection.execute(changed).rowcount != 1:
-            raise StaleClaimError(claim.job.id)
+        _change(connection, claim, allowed, **values)
         add_events(connection, claim.job.id, events=events, owner=claim.job.owner)
 
 
+def publish_checkpoint(claim: Claim, made: Made, *, checkpoint: Checkpoint, keep: int) -> list[Path]:
+    """Make a checkpoint known while its job trains. The job's oldest beyond `keep` go from the lists; their folders are
+    given. Raises StaleClaimError, and nothing is published, as `write` does."""
+    job = claim.job
+    with transaction() as connection:
+        _change(connection, claim, JOBS.c.state.in_(TRAINING))
+        publish(connection, made)
+        add_checkpoints(connection, [checkpoint], owner=job.owner)
+        event = Event(f"checkpoint {checkpoint.step}", f"Checkpoint created at step {checkpoint.step}")
+        add_events(connection, job.id, events=[event], owner=job.owner)
+        return withdraw_models(connection, drop_checkpoints(connection, job.id, keep=keep))
+
+
 def finish(claim: Claim, result: Result, *, trained_tokens: int) -> None:
-    """Succeed: models, checkpoints, the result file and the state in one transaction. Raises StaleClaimError, and
-    nothing is published, as `write` does."""
+    """Succeed: the model, the result file and the state in one transaction. Raises StaleClaimError, and nothing is
+    published, as `write` does."""
     job, now = claim.job, int(time.time())
-    name = result.made[0].name
+    name = result.made.name
     with transaction() as connection:
         values = {"state": "succeeded", "finished": now, "fine_tuned_model": name, "trained_tokens": trained_tokens}
-        changed = JOBS.update().where(*_mine(claim), JOBS.c.state.in_(TRAINING))
-        changed = changed.values(holder=None, **values)
-        if connection.execute(changed).rowcount != 1:
-            raise StaleClaimError(job.id)
-        for made in result.made:
-            publish(connection, made)
-        add_checkpoints(connection, result.checkpoints, owner=job.owner)
-        steps = [one.step for one in result.checkpoints]
-        events = [Event(f"checkpoint {step}", f"Checkpoint created at step {step}") for step in steps]
-        events.append(Event("model", f"New fine-tuned model created: {name}"))
+        _change(connection, claim, JOBS.c.state.in_(TRAINING), holder=None, **values)
+        publish(connection, result.made)
+        events = [Event("model", f"New fine-tuned model created: {name}")]
         events.append(Event("succeeded", "The job has successfully completed"))
         add_events(connection, job.id, events=events, owner=job.owner)
         file = store_result(
@@ -129,11 +134,16 @@ def finish(claim: Claim, result: Result, *, trained_tokens: int) -> None:
         connection.execute(JOBS.update().where(JOBS.c.number == job.number).values(result_files=[file]))
 
 
-def fail(claim: Claim, message: str, *, code: str, param: str | None = None) -> None:
-    """End the job with a reason. Raises StaleClaimError as `write` does."""
+def fail(claim: Claim, message: str, *, code: str, param: str | None = None, withdraw: bool = False) -> None:
+    """End the job with a reason; with `withdraw` its checkpoints are taken back. Raises StaleClaimError as `write`."""
     values: dict[str, Any] = {"state": "failed", "finished": int(time.time()), "holder": None}
     error = {"code": code, "message": message, "param": param}
-    write(claim, events=[Event("failed", f"The job failed: {message}", level="error")], error=error, **values)
+    with transaction() as connection:
+        _change(connection, claim, JOBS.c.state.not_in(ENDED), error=error, **values)
+        event = Event("failed", f"The job failed: {message}", level="error")
+        add_events(connection, claim.job.id, events=[event], owner=claim.job.owner)
+        if withdraw:
+            withdraw_models(connection, drop_checkpoints(connection, claim.job.id, keep=0))
 
 
 def release(claim: Claim) -> None:
@@ -181,6 +191,15 @@ class Leases:
                 still = (JOBS.c.number == number, JOBS.c.epoch == epoch, JOBS.c.beat == last)
                 freed += connection.execute(JOBS.update().where(*still).values(holder=None)).rowcount
         return freed
+
+
+def _change(connection: Connection, claim: Claim, allowed: ColumnElement[bool], **values: Any) -> None:
+    """Change columns of the job, and say that its holder is alive; an end is announced. Raises StaleClaimError."""
+    changed = JOBS.update().where(*_mine(claim), allowed).values(beat=JOBS.c.beat + 1, **values)
+    if connection.execute(changed).rowcount != 1:
+        raise StaleClaimError(claim.job.id)
+    if values.get("state") in ENDED:
+        announce(connection, f"fine_tuning.job.{values['state']}", about=claim.job.id)
 
 
 def _mine(claim: Claim) -> tuple[ColumnElement[bool], ...]:

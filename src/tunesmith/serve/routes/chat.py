@@ -29,7 +29,8 @@ async def chat_completions(request: Request, who: Who) -> Response:
     chat = parse_chat(await read_bytes(request))
     model = await run_in_threadpool(models.get, chat.model, owner=who.owner)
     ask = await run_in_threadpool(lambda: chat.ask)  # a grammar may take a moment
-    envelope = Envelope(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), model, ask.tools, chat.logprobs)
+    id = f"chatcmpl-{secrets.token_hex(12)}"
+    envelope = Envelope(id, int(time.time()), model, ask.tools, chat.most_calls, chat.logprobs)
     made = items_of(request, chat.model, asks=[ask], owner=who.owner)
     noted = partial(note_answer, request, sent=chat.to_keep, labels=chat.metadata)
     if not chat.stream:

@@ -8,18 +8,19 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from tunesmith.contender import Reply
 from tunesmith.serve.answered import note_answer
 from tunesmith.serve.models import ServedModels
-from tunesmith.serve.reply import Choice
+from tunesmith.serve.reply import Ask, Choice
 from tunesmith.serve.route import Route, Who
-from tunesmith.serve.streaming import Made, answer_stream, answer_whole, items_of
+from tunesmith.serve.streaming import Made, Noted, answer_stream, answer_whole, items_of
 from tunesmith.serve.wire.body import read_bytes
 from tunesmith.serve.wire.completions import CompletionRequest, TextEnvelope, parse_completion
 
@@ -30,31 +31,48 @@ async def completions(request: Request, who: Who) -> Response:
     asked = parse_completion(await read_bytes(request))
     model = await run_in_threadpool(models.get, asked.model, owner=who.owner)
     asks = await run_in_threadpool(asked.asks, model.base)
-    envelope = TextEnvelope(f"cmpl-{secrets.token_hex(12)}", int(time.time()), model, asked)
-    made = items_of(request, asked.model, asks=asks, owner=who.owner)
+    told = []
+    for ask in asks if asked.echo else ():
+        if asked.logprobs is not None:
+            tell = partial(models.tell, asked.model, ask.ids, top=asked.logprobs, owner=who.owner)
+            told.append(await run_in_threadpool(tell))
+        elif asked.max_tokens == 0:
+            await run_in_threadpool(partial(models.check, asked.model, ask.ids, owner=who.owner))
+    envelope = TextEnvelope(f"cmpl-{secrets.token_hex(12)}", int(time.time()), model, asked, told)
+    made = items_of(request, asked.model, asks=asks, owner=who.owner) if asked.max_tokens != 0 else _nothing(asks)
     noted = partial(note_answer, request, sent=None, labels=None)
     if not asked.stream:
         return await answer_whole(made, envelope.completion, noted=noted)
+    return await answer_stream(request, made, events=partial(_events, envelope, noted))
 
-    async def events(made: Made) -> AsyncIterator[dict[str, Any]]:
-        extra = {"usage": None} if asked.stream_options.include_usage else {}
-        choices, offsets = [], Counter[int]()
-        for index in range(len(asks) * asked.n if asked.echo else 0):
-            yield {**envelope.chunk(index, envelope.echoed(index)), **extra}
-        async for item in made:
-            if isinstance(item, Choice):
-                choices.append(item)
-                if len(choices) == len(asks) * asked.n:
-                    await noted(envelope.completion(choices))
-                yield {**envelope.chunk(item.index, "", reason=item.reply.finish_reason), **extra}
-            else:
-                offset = offsets[item.index]
-                yield {**envelope.chunk(item.index, item.text, tokens=item.tokens, offset=offset), **extra}
-                offsets[item.index] += len(item.text)
-        if extra:
-            yield envelope.usage_chunk(choices)
 
-    return await answer_stream(request, made, events=events)
+async def _nothing(asks: Sequence[Ask]) -> Made:
+    """No new text for any of them: the replies that max_tokens 0 asks for."""
+    places = [(number, place) for number, ask in enumerate(asks) for place in range(ask.n)]
+    for index, (number, _) in enumerate(places):
+        yield Choice(index, Reply("", len(asks[number].ids), 0, 0.0, "length"))
+
+
+async def _events(envelope: TextEnvelope, noted: Noted, made: Made) -> AsyncIterator[dict[str, Any]]:
+    asked = envelope.asked
+    extra = {"usage": None} if asked.stream_options.include_usage else {}
+    count, choices = len(asked.prompt) * asked.n, []
+    offsets = Counter({index: len(envelope.echoed(index)) for index in range(count)})
+    for index in range(count if asked.echo else 0):
+        tokens = envelope.echoed_tokens(index)
+        yield {**envelope.chunk(index, envelope.echoed(index), tokens=tokens), **extra}
+    async for item in made:
+        if isinstance(item, Choice):
+            choices.append(item)
+            if len(choices) == count:
+                await noted(envelope.completion(choices))
+            yield {**envelope.chunk(item.index, "", reason=item.reply.finish_reason), **extra}
+        else:
+            offset = offsets[item.index]
+            yield {**envelope.chunk(item.index, item.text, tokens=item.tokens, offset=offset), **extra}
+            offsets[item.index] += len(item.text)
+    if extra:
+        yield envelope.usage_chunk(choices)
 
 
 ROUTES = (Route("POST", "/v1/completions", completions, "inference", body=CompletionRequest),)

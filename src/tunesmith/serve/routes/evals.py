@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Request
 
 from tunesmith.database import transaction
-from tunesmith.serve.eval_rows import choose, count_rows, read_rows
+from tunesmith.serve.eval_rows import check_sampling, choose, count_rows, read_rows
 from tunesmith.serve.eval_runs import EvalRunner
 from tunesmith.serve.graders.grade import Bench, check_grader
 from tunesmith.serve.graders.template import VariableError, parse_path, variables
@@ -130,9 +130,7 @@ def get_run(*, request: Request, who: Who, eval_id: str, run_id: str) -> dict[st
 def cancel_run(*, request: Request, who: Who, eval_id: str, run_id: str) -> dict[str, Any]:
     """Rows that are done stay. A run that has ended stays as it ended."""
     _run(who.owner, eval_id, run_id)
-    if run_records.end_run(run_id, "canceled"):
-        runner: EvalRunner = request.app.state.eval_runner
-        runner.announce("eval.run.canceled", run_id)
+    run_records.end_run(run_id, "canceled")
     return get_run(request=request, who=who, eval_id=eval_id, run_id=run_id)
 
 
@@ -193,7 +191,7 @@ def _check_source(bench: Bench, source: wire.DataSource, *, owner: str) -> None:
         if not stored or source.input_messages is not None:
             raise RequestError("Name the model that is to answer.", param="data_source.model")
         return
-    bench.models.get(source.model, owner=owner)
+    check_sampling(source.sampling_params, bench.models.get(source.model, owner=owner).base)
     if source.input_messages is None and not stored:
         raise RequestError("Say what the model is asked.", param="data_source.input_messages")
     try:

@@ -81,10 +81,8 @@ def retrieve(who: Who, job_id: str) -> dict[str, Any]:
     return job_body(_job(job_id, who))
 
 
-def cancel(request: Request, who: Who, *, job_id: str) -> dict[str, Any]:
-    body = _moved(cancel_job, job_id, who, wanted="cancelled")
-    request.app.state.announce("fine_tuning.job.cancelled", job_id)
-    return body
+def cancel(who: Who, job_id: str) -> dict[str, Any]:
+    return _moved(cancel_job, job_id, who, wanted="cancelled")
 
 
 def pause(who: Who, job_id: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ async def get_served(request: Request, name: str) -> dict[str, Any]:
 
 
 def list_all(request: Request, who: Who) -> dict[str, Any]:
-    """Bases and whatever else is served to everyone, then the owner's own models and checkpoints, newest first."""
+    """Bases, aliases and what else everyone is served, then the owner's own models and checkpoints, newest first."""
     served = _served(request)
     made = [made_body(model) for model in records.list_models(who.owner) if model.name not in served]
     return {"object": "list", "data": [*served.values(), *made]}
@@ -57,7 +57,8 @@ def _served(request: Request) -> dict[str, dict[str, Any]]:
     models: ServedModels = request.app.state.models
     encoder: EmbeddingModel | None = request.app.state.encoder
     served = {model.name: model_body(model) for model in models}
-    return served | ({encoder.name: embedding_model_body(encoder)} if encoder else {})
+    served |= {encoder.name: embedding_model_body(encoder)} if encoder else {}
+    return served | {made.name: made_body(made) for made in records.list_aliases()}
 
 
 def _made(request: Request, who: Who, name: str) -> Made:

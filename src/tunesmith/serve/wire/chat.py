@@ -5,7 +5,7 @@ Not here: routes (serve.routes), errors (serve.wire.errors), the fields of all r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -21,6 +21,7 @@ from tunesmith.serve.tools import read_calls
 from tunesmith.serve.wire.asking import Asking, Neutral, is_whole, read_object, unsupported_field, usage_of
 from tunesmith.serve.wire.errors import RequestError, problems_error
 from tunesmith.serve.wire.metadata import Metadata
+from tunesmith.serve.wire.tool_choice import ToolChoice, calls_of
 from tunesmith.turns import ToolCall, order_problems, parse_calls, parse_tools
 
 UNSUPPORTED: Neutral = {
@@ -28,10 +29,8 @@ UNSUPPORTED: Neutral = {
     "function_call": ("none", "auto"),
     "functions": ([],),
     "modalities": (["text"],),
-    "parallel_tool_calls": (True,),
     "prediction": (),
     "reasoning_effort": ("none",),
-    "tool_choice": ("none", "auto"),
     "web_search_options": (),
 }
 
@@ -89,6 +88,15 @@ class ResponseFormat(BaseModel):
     type: Literal["text", "json_object", "json_schema"] = "text"
     json_schema: JsonSchema | None = None
 
+    @property
+    def schema_of_reply(self) -> Mapping[str, Any] | None:
+        """None for a plain text. Raises RequestError where the schema is missing."""
+        if self.type != "json_schema":
+            return None if self.type == "text" else ANY_OBJECT
+        if self.json_schema is None:
+            raise RequestError("'response_format' of type json_schema has no 'json_schema'.", param="response_format")
+        return self.json_schema.values
+
 
 class ChatRequest(Asking):
     """As Asking; `ask` is what it comes down to."""
@@ -98,7 +106,8 @@ class ChatRequest(Asking):
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=20)
     tools: list[dict[str, Any]] = []
-    tool_choice: str = "auto"
+    tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
     response_format: ResponseFormat = ResponseFormat()
     store: bool = False
     metadata: Metadata | None = None
@@ -115,7 +124,12 @@ class ChatRequest(Asking):
         tools, problems = parse_tools(self.tools)
         if problems:
             raise RequestError(f"{problems[0].what} {problems[0].todo}", param="tools")
-        return tools if self.tool_choice == "auto" else ()
+        return () if self.tool_choice == "none" else tools
+
+    @property
+    def most_calls(self) -> int | None:
+        """How many calls a reply may make; None: as many as it likes."""
+        return 1 if isinstance(self.tool_choice, tuple) or not self.parallel_tool_calls else None
 
     @property
     def ask(self) -> Ask:
@@ -123,12 +137,8 @@ class ChatRequest(Asking):
         messages, tools = tuple(message.message for message in self.messages), self.offered
         for problem in order_problems(messages, ()):
             raise RequestError(f"{problem.what} {problem.todo}", param="messages")
-        form = self.response_format
-        if form.type != "text" and tools:
-            raise RequestError("'response_format' cannot be kept to by a call of a tool.", param="response_format")
-        if form.type == "json_schema" and form.json_schema is None:
-            raise RequestError("'response_format' of type json_schema has no 'json_schema'.", param="response_format")
-        schema = form.json_schema.values if form.json_schema and form.type == "json_schema" else ANY_OBJECT
+        schema = self.response_format.schema_of_reply
+        calls = calls_of(tools, self.tool_choice, parallel=self.parallel_tool_calls, schema=schema)
         return Ask(
             messages=messages,
             max_new_tokens=self.max_completion_tokens or self.max_tokens,
@@ -136,7 +146,7 @@ class ChatRequest(Asking):
             stop=tuple(self.stop),
             n=self.n,
             tools=tools,
-            constrain=None if form.type == "text" else json_grammar(schema),
+            constrain=calls or (None if schema is None else json_grammar(schema)),
             pieces=self.stream and not tools,  # whether a text is a call is seen at its end
         )
 
@@ -170,6 +180,7 @@ class Envelope:
     created: int
     model: ServedModel
     tools: tuple[Any, ...] = ()
+    most_calls: int | None = None
     logprobs: bool = False
 
     def completion(self, choices: Sequence[Choice]) -> dict[str, Any]:
@@ -208,7 +219,7 @@ class Envelope:
         message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None}
         if self.tools:
             text, calls = read_calls(reply.text, self.tools)
-            if calls:
+            if calls and len(calls) <= (self.most_calls or len(calls)):  # a text of more only looks like calls
                 message |= {"content": text or None, "tool_calls": [call.as_dict() for call in calls]}
                 return message, "tool_calls"
         return message, reply.finish_reason

@@ -6,18 +6,28 @@ its interval, and `errored` rows of each criterion.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tunesmith.serve.wire.body import Wire
+from tunesmith.serve.wire.chat import ResponseFormat
+from tunesmith.serve.wire.errors import RequestError
 from tunesmith.serve.wire.graders import Part, TemplateMessage
 from tunesmith.serve.wire.metadata import Metadata
+from tunesmith.turns import parse_tools
 
 RunStatus = Literal["queued", "in_progress", "completed", "canceled", "failed"]
 ItemStatus = Literal["pass", "fail", "error"]
 MAX_CRITERIA = 32
 Label = Annotated[str, Field(max_length=512)]
+
+
+def _tools(given: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    if problems := parse_tools(given)[1]:
+        raise ValueError(f"{problems[0].what} {problems[0].todo}")
+    return given
 
 
 class CustomConfig(Wire):
@@ -69,8 +79,24 @@ class StoredSource(Wire):
     limit: int | None = Field(None, ge=1)
 
 
-class TextFormat(Wire):
-    type: Literal["text"]
+class RunFormat(Wire):
+    """As chat's `response_format`, kept as it came."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: dict[str, Any] | None = None
+
+    @property
+    def schema_of_reply(self) -> Mapping[str, Any] | None:
+        """What the reply must be JSON of; None for a plain text."""
+        return ResponseFormat.model_validate(self.model_dump(exclude_none=True)).schema_of_reply
+
+    @model_validator(mode="after")
+    def _check_schema(self) -> RunFormat:
+        try:
+            _ = self.schema_of_reply
+        except (ValidationError, RequestError) as error:
+            raise ValueError("json_schema should be an object with a 'name' and a 'schema'") from error
+        return self
 
 
 class RunSampling(Wire):
@@ -80,8 +106,8 @@ class RunSampling(Wire):
     top_p: float | None = Field(None, ge=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     max_completion_tokens: int | None = Field(None, ge=1)
-    response_format: TextFormat | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    response_format: RunFormat | None = None
+    tools: Annotated[list[dict[str, Any]], AfterValidator(_tools)] | None = None
     reasoning_effort: Literal["none"] | None = None
 
 

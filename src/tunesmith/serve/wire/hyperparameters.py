@@ -1,4 +1,4 @@
-"""Hyperparameters on the wire: OpenAI's three and our own in the same object, each checked by name and range.
+"""Hyperparameters on the wire: OpenAI's and our own in the same object, each checked by name and range.
 
 Not here: what "auto" becomes (jobs.validation). Our own are keys of a recipe under the names of `EXTRAS`; an unknown
 key is refused with the nearest one.
@@ -26,6 +26,13 @@ STANDARD: Mapping[str, tuple[Any, str]] = {
         'a number above 0, or "auto"; it multiplies the automatic learning rate',
     ),
 }
+# OpenAI's for preferences, beside those three.
+DPO: Mapping[str, tuple[Any, str]] = {
+    "beta": (
+        Annotated[float, Field(gt=0, le=2)] | Auto,
+        'a number above 0 and at most 2, or "auto"; the smaller, the further from the base',
+    ),
+}
 # Ours: the recipe's key that each stands for.
 EXTRAS: Mapping[str, str] = {
     "lora_rank": "rank",
@@ -45,12 +52,14 @@ EXTRAS: Mapping[str, str] = {
 }
 
 
-def check_hyperparameters(asked: Mapping[str, Any]) -> dict[str, Any]:
+def check_hyperparameters(asked: Mapping[str, Any], *, dpo: bool = False) -> dict[str, Any]:
     """The same values, each of its type. Raises ValueError for the first that is unknown or out of its range."""
     checked = {}
+    known = _names(dpo=dpo)
     for name, value in asked.items():
-        if name not in STANDARD and name not in EXTRAS:
-            known = [*STANDARD, *EXTRAS]
+        if name in DPO and not dpo:
+            raise ValueError(f"{name} is a hyperparameter of the method dpo alone: remove it")
+        if name not in known:
             raise ValueError(f"there is no hyperparameter {name!r}. {did_you_mean(name, known, what='names')}")
         try:
             checked[name] = _adapter(name).validate_python(value, strict=True)
@@ -64,30 +73,33 @@ def check_hyperparameters(asked: Mapping[str, Any]) -> dict[str, Any]:
 def recipe_keys(asked: Mapping[str, Any]) -> dict[str, Any]:
     """What of the hyperparameters is a recipe's key as it stands: all but the multiplier."""
     standard = {"n_epochs": "epochs", "batch_size": "batch_size"}
-    keys = {key: asked[name] for name, key in {**standard, **EXTRAS}.items() if name in asked}
-    if keys.get("batch_size") == "auto":
-        del keys["batch_size"]
-    return keys
+    names = {**standard, **{name: name for name in DPO}, **EXTRAS}
+    keys = {key: asked[name] for name, key in names.items() if name in asked}
+    return {key: value for key, value in keys.items() if not (key in ("batch_size", "beta") and value == "auto")}
 
 
-def hyperparameters_schema() -> dict[str, Any]:
+def hyperparameters_schema(*, dpo: bool = False) -> dict[str, Any]:
     """For the OpenAPI description."""
     properties = {}
-    for name in (*STANDARD, *EXTRAS):
+    for name in _names(dpo=dpo):
         properties[name] = {**_adapter(name).json_schema(), "description": _words(name)}
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
+def _names(*, dpo: bool) -> list[str]:
+    return [*STANDARD, *(DPO if dpo else ()), *EXTRAS]
+
+
 @cache
 def _adapter(name: str) -> TypeAdapter[Any]:
-    if name in STANDARD:
-        return TypeAdapter(STANDARD[name][0])
+    if name in STANDARD or name in DPO:
+        return TypeAdapter({**STANDARD, **DPO}[name][0])
     field = Recipe.model_fields[EXTRAS[name]]
     kind: Any = Annotated[field.annotation, field]
     return TypeAdapter(kind)
 
 
 def _words(name: str) -> str:
-    if name in STANDARD:
-        return STANDARD[name][1]
+    if name in STANDARD or name in DPO:
+        return {**STANDARD, **DPO}[name][1]
     return f"as the recipe's {EXTRAS[name]!r} ({Recipe.model_fields[EXTRAS[name]].description})"

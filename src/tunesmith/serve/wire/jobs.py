@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
@@ -20,7 +21,6 @@ from tunesmith.serve.wire.hyperparameters import check_hyperparameters, hyperpar
 
 MAX_SEED = 2**31 - 1
 UNTRAINED = {
-    "dpo": "Preference training (dpo) is not built into this server's trainer yet.",
     "reinforcement": "Reinforcement training is not built into this server's trainer yet.",
 }
 
@@ -43,6 +43,11 @@ class _Body(BaseModel):
 Hyperparameters = Annotated[
     dict[str, Any], AfterValidator(check_hyperparameters), WithJsonSchema(hyperparameters_schema())
 ]
+DpoHyperparameters = Annotated[
+    dict[str, Any],
+    AfterValidator(partial(check_hyperparameters, dpo=True)),
+    WithJsonSchema(hyperparameters_schema(dpo=True)),
+]
 
 
 def _storable(text: str) -> str:
@@ -59,10 +64,14 @@ class Supervised(_Body):
     hyperparameters: Hyperparameters | None = None
 
 
+class Dpo(_Body):
+    hyperparameters: DpoHyperparameters | None = None
+
+
 class Method(_Body):
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: Supervised | None = None
-    dpo: dict[str, Any] | None = None
+    dpo: Dpo | None = None
     reinforcement: dict[str, Any] | None = None
 
 
@@ -98,16 +107,17 @@ class JobRequest(_Body):
         """Raises RequestError for a method that the trainer does not know."""
         method = self.method.type if self.method else "supervised"
         if method in UNTRAINED:
-            text = f"{UNTRAINED[method]} Use the method supervised, or leave method out."
+            text = f"{UNTRAINED[method]} Use the method supervised or dpo, or leave method out."
             raise RequestError(text, param="method.type", code="unsupported_method")
-        if self.method and (self.method.dpo or self.method.reinforcement):
-            unused = "dpo" if self.method.dpo else "reinforcement"
-            raise RequestError(f"method.{unused} is not used by the method supervised.", param=f"method.{unused}")
+        for unused in ("supervised", "dpo", "reinforcement"):
+            if unused != method and getattr(self.method, unused, None):
+                raise RequestError(f"method.{unused} is not used by the method {method}.", param=f"method.{unused}")
         if len(self.integrations or ()) > 1:
             raise RequestError("A run has one wandb integration.", param="integrations")
-        inner = self.method.supervised.hyperparameters if self.method and self.method.supervised else None
+        own: Supervised | Dpo | None = getattr(self.method, method, None)
+        inner = own.hyperparameters if own else None
         if inner and self.hyperparameters and inner != self.hyperparameters:
-            text = "hyperparameters and method.supervised.hyperparameters differ. Keep the latter."
+            text = f"hyperparameters and method.{method}.hyperparameters differ. Keep the latter."
             raise RequestError(text, param="hyperparameters")
         return JobOrder(
             model=self.model,
@@ -128,7 +138,8 @@ class JobRequest(_Body):
 
 def job_body(job: Job) -> dict[str, Any]:
     """A fine_tuning.job; hyperparameters are the resolved ones once the files were looked at."""
-    shown = {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"} | dict(job.asked)
+    shown = {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"}
+    shown |= ({"beta": "auto"} if job.method == "dpo" else {}) | dict(job.asked)
     shown |= job.resolved or {}
     return {
         "object": "fine_tuning.job",
