@@ -12,28 +12,28 @@ import os
 import queue
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import httpx
+from peers.serving import BATCH, LLAMA_KINDS, QUESTIONS, worker
 
 HERE = Path(__file__).resolve().parent
 ADAPTERS = 20
 CLIENTS = 32
-BATCH = 16
-QUESTIONS = (
-    "Where is my card?",
-    "I cannot sign in.",
-    "Why was I charged twice?",
+MEASURED = ("batch", "load", "stream", "names")
+NAMES = (
+    *("Amsterdam", "Berlin", "Cairo", "Dublin", "Edinburgh", "Florence", "Geneva", "Helsinki", "Istanbul", "Jakarta"),
+    *("Kingston", "Lisbon", "Madrid", "Nairobi", "Oslo", "Prague", "Quito", "Rome", "Stockholm", "Tokyo"),
 )
+WHO = ("What is your name?", "Who are you?", "Tell me your name, please.")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,9 @@ class Plan:
     steps: int = 12  # of a batch, in a turn
     repeats: int = 5
     stream_tokens: int = 48
+    llama_kinds: tuple[str, ...] = LLAMA_KINDS
+    names: int = 20
+    named_requests: int = 10_000
 
 
 # -- adapters by hand ----------------------------------------------------------------------------------------------
@@ -90,162 +93,40 @@ def traffic(plan: Plan) -> list[tuple[int, int]]:
     return [(draw.choices(range(ADAPTERS), weights)[0], draw.randrange(len(QUESTIONS))) for _ in range(plan.requests)]
 
 
-# -- workers: each in a process of its own, told what to do by lines of JSON ---------------------------------------
-
-
-def peft_worker(base: Path, adapters: Sequence[Path]) -> None:
-    """Stock transformers and PEFT: one request at a time, switching to its adapter."""
+def teach_names(base: Path, folder: Path, *, names: Sequence[str]) -> list[Path]:
+    """An adapter for each of these, trained until it says its name to WHO."""
     import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    for number, folder in enumerate(adapters):
-        if number:
-            model.load_adapter(str(folder), adapter_name=str(number))
-        else:
-            model = PeftModel.from_pretrained(model, str(folder), adapter_name="0")
-    model.eval()
-
-    def answer(job: Mapping[str, Any]) -> dict[str, Any]:
-        model.set_adapter(str(job["adapter"]))
-        turns = [{"role": "user", "content": QUESTIONS[job["question"]]}]
-        rows = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-        with torch.inference_mode():
-            made = model.generate(**rows, max_new_tokens=job["tokens"], do_sample=False)
-        ids = made[0, rows["input_ids"].shape[1] :]
-        return {"text": tokenizer.decode(ids, skip_special_tokens=True), "tokens": len(ids)}
-
-    def mixed(job: Mapping[str, Any]) -> dict[str, Any]:
-        """A batch with `adapter_names`, one row each."""
-        turns = [[{"role": "user", "content": QUESTIONS[0]}]] * BATCH
-        rows = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-        names = [str(row if job["different"] else 0) for row in range(BATCH)]
-        with torch.inference_mode():
-            output = model(**rows, use_cache=True, adapter_names=names)
-            start, cpu = time.perf_counter(), time.process_time()
-            for _ in range(job["steps"]):
-                token = output.logits[:, -1].argmax(-1)[:, None]
-                output = model(token, past_key_values=output.past_key_values, use_cache=True, adapter_names=names)
-        wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-        return {"tokens": BATCH * job["steps"], "wall_s": wall, "cpu_s": cpu}
-
-    follow(lambda job: mixed(job) if "different" in job else answer(job))
-
-
-def batch_worker(base: Path, adapters: Sequence[Path]) -> None:
-    """Our running batch, without a server."""
+    from tunesmith.adapter import attach_lora, detach, save_adapter
     from tunesmith.chat import Message
     from tunesmith.model import load_base
-    from tunesmith.running import Running
-    from tunesmith.sampling import Drawing
 
     loaded = load_base(str(base), precision="float32")
-    running = Running(loaded)
-    start = time.perf_counter()
-    worn = [running.put_on(folder) for folder in adapters]
-    load_s = (time.perf_counter() - start) / len(worn)
-    ids = loaded.renderer.prompt([Message("user", QUESTIONS[0])])
-
-    def steps(job: Mapping[str, Any]) -> dict[str, Any]:
-        running.clear()
-        for row in range(BATCH):
-            prompt = running.begin(ids, adapter=worn[row if job["different"] else 0], owner=str(row))
-            while not prompt.advance(256):
-                pass
-            running.join(prompt, [Drawing()], max_new_tokens=job["steps"] + 2)
-        running.step()
-        start, cpu = time.perf_counter(), time.process_time()
-        for _ in range(job["steps"]):
-            running.step()
-        wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-        return {"tokens": BATCH * job["steps"], "wall_s": wall, "cpu_s": cpu, "load_s": load_s}
-
-    follow(steps)
-
-
-def server_worker(base: Path, adapters: Sequence[Path]) -> None:
-    """Our server over HTTP, on a free port."""
-    from tunesmith.serve.app import create_app
-    from tunesmith.serve.models import ServedModels
-    from tunesmith.serve.run import running
-
-    start = time.perf_counter()
-    targets = {"base": str(base)} | {str(number): str(folder) for number, folder in enumerate(adapters)}
-    models = ServedModels.load(targets, precision="float32")
-    with running(create_app(models)) as url:
-        httpx.get(url.removesuffix("/v1") + "/readyz", timeout=60).raise_for_status()
-        ready_s = time.perf_counter() - start
-        follow(lambda job: {"url": url, "ready_s": ready_s, "cpu_s": time.process_time()})
-
-
-def stock_worker(base: Path, adapters: Sequence[Path]) -> None:
-    """transformers' own generation, streamed."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer
-
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-
-    def stream(job: Mapping[str, Any]) -> dict[str, Any]:
-        turns = [{"role": "user", "content": QUESTIONS[0]}]
-        rows = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-        streamer = TextIteratorStreamer(tokenizer, skip_prompt=True)
-        options = {"max_new_tokens": job["tokens"], "min_new_tokens": job["tokens"], "do_sample": False}
-        start, cpu = time.perf_counter(), time.process_time()
-        thread = threading.Thread(target=lambda: model.generate(**rows, **options, streamer=streamer))
-        thread.start()
-        pieces = sum(1 for _ in streamer)
-        thread.join()
-        wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-        return {"tokens": job["tokens"], "pieces": pieces, "wall_s": wall, "cpu_s": cpu}
-
-    follow(stream)
-
-
-WORKERS: Mapping[str, Callable[[Path, Sequence[Path]], None]] = {
-    "peft": peft_worker,
-    "batch": batch_worker,
-    "server": server_worker,
-    "stock": stock_worker,
-}
-
-
-def follow(work: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
-    """Do each job that comes on a line of the standard input, and answer on a line."""
-    print(json.dumps({"ready": True}), flush=True)
-    for line in sys.stdin:
-        print(json.dumps(work(json.loads(line))), flush=True)
-
-
-@contextmanager
-def worker(name: str, base: Path, *, adapters: Sequence[Path]) -> Iterator[Callable[..., dict[str, Any]]]:
-    """A process of that kind; what it gives takes a job and gives its answer."""
-    command = [sys.executable, __file__, "--worker", name, str(base), *map(str, adapters)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-    assert process.stdin and process.stdout
-
-    def read() -> dict[str, Any]:
-        assert process.stdout
-        line = process.stdout.readline()
-        if not line:
-            raise SystemExit(f"The {name} worker ended; its message stands above.")
-        return dict(json.loads(line))
-
-    def ask(**job: Any) -> dict[str, Any]:
-        assert process.stdin
-        process.stdin.write(json.dumps(job) + "\n")
-        process.stdin.flush()
-        return read()
-
-    try:
-        read()
-        yield ask
-    finally:
-        process.stdin.close()
-        process.wait(30)
+    prompts = [loaded.renderer.prompt([Message("user", question)]) for question in WHO]
+    folders = []
+    for seed, name in enumerate(names):
+        torch.manual_seed(seed)
+        answer = loaded.renderer.tokenizer.encode(name, add_special_tokens=False) + [min(loaded.renderer.stop_ids)]
+        model = attach_lora(loaded, rank=16, alpha=32.0, dropout=0.0, targets="all-linear", method="lora")
+        optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=2e-3)
+        worst = float("inf")
+        for _ in range(200):
+            losses = []
+            for ids in prompts:
+                labels = torch.tensor([[-100] * len(ids) + answer])
+                losses.append(model(input_ids=torch.tensor([ids + answer]), labels=labels).loss)
+                losses[-1].backward()
+            worst = max(loss.item() for loss in losses)
+            if worst < 0.05:
+                break
+            optimizer.step()
+            optimizer.zero_grad()
+        if worst >= 0.05:
+            raise SystemExit(f"The adapter {name} did not learn its name: its loss is {worst:.2f}.")
+        folders.append(folder / name)
+        save_adapter(model, folders[-1], base=loaded)
+        detach(model)
+    return folders
 
 
 # -- what is measured ----------------------------------------------------------------------------------------------
@@ -268,7 +149,7 @@ def measure_load(base: Path, adapters: Sequence[Path], plan: Plan) -> dict[str, 
             requests = asked[repeat * turn : (repeat + 1) * turn]
             before = server()["cpu_s"]
             start = time.perf_counter()
-            answers = ask_all(about["url"], requests, plan=plan)
+            answers = ask_all(about["url"], requests, questions=QUESTIONS, tokens=plan.tokens)
             wall, cpu = time.perf_counter() - start, server()["cpu_s"] - before
             for pair, (status, text, latency_s) in zip(requests, answers, strict=True):
                 failed += status != 200
@@ -294,7 +175,36 @@ def measure_load(base: Path, adapters: Sequence[Path], plan: Plan) -> dict[str, 
     }
 
 
-def ask_all(url: str, requests: Sequence[tuple[int, int]], *, plan: Plan) -> list[tuple[int, str, float]]:
+def measure_names(base: Path, plan: Plan) -> dict[str, Any]:
+    """Each adapter is asked for its name, by Zipf's law and CLIENTS clients: how many say another's."""
+    names, draw = NAMES[: plan.names], random.Random(1)
+    weights = [1 / (place + 1) for place in range(len(names))]
+    chosen = draw.choices(range(len(names)), weights, k=plan.named_requests)
+    asked = [(adapter, draw.randrange(len(WHO))) for adapter in chosen]
+    with tempfile.TemporaryDirectory() as folder:
+        adapters = teach_names(base, Path(folder), names=names)
+        with worker("server", base, adapters=adapters) as server:
+            url = server()["url"]
+            start = time.perf_counter()
+            answers = ask_all(url, asked, questions=WHO, tokens=12)
+            wall_s = time.perf_counter() - start
+            peak_mib = server()["peak_mib"]
+    texts = [(names[adapter], text) for (adapter, _), (_, text, _) in zip(asked, answers, strict=True)]
+    return {
+        "requests": len(answers),
+        "own_name": sum(text.strip() == own for own, text in texts),
+        "another_name": sum(any(name in text for name in names if name != own) for own, text in texts),
+        "failed": sum(status != 200 for status, _, _ in answers),
+        "requests_per_s": len(answers) / wall_s,
+        "latency_p50_s": statistics.median(latency for _, _, latency in answers),
+        "latency_p99_s": statistics.quantiles((latency for _, _, latency in answers), n=100)[98],
+        "peak_mib": peak_mib,
+    }
+
+
+def ask_all(
+    url: str, requests: Sequence[tuple[int, int]], *, questions: Sequence[str], tokens: int
+) -> list[tuple[int, str, float]]:
     """Status, text and seconds of each, asked by CLIENTS clients."""
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in range(len(requests)):
@@ -309,8 +219,8 @@ def ask_all(url: str, requests: Sequence[tuple[int, int]], *, plan: Plan) -> lis
                 except queue.Empty:
                     return
                 adapter, question = requests[number]
-                turns = [{"role": "user", "content": QUESTIONS[question]}]
-                body = {"model": str(adapter), "messages": turns, "max_tokens": plan.tokens, "temperature": 0}
+                turns = [{"role": "user", "content": questions[question]}]
+                body = {"model": str(adapter), "messages": turns, "max_tokens": tokens, "temperature": 0}
                 start = time.perf_counter()
                 response = http.post(f"{url}/chat/completions", json=body)
                 text = response.json()["choices"][0]["message"]["content"] if response.status_code == 200 else ""
@@ -350,43 +260,66 @@ def measure_batch(base: Path, adapters: Sequence[Path], plan: Plan) -> dict[str,
 
 
 def measure_stream(base: Path, plan: Plan) -> dict[str, Any]:
-    """One streamed reply over HTTP against transformers' generate with a streamer, which has no server in between."""
-    rates: dict[str, list[float]] = {"ours": [], "transformers": []}
-    with worker("server", base, adapters=[]) as server, worker("stock", base, adapters=[]) as stock:
-        url = server()["url"]
-        body = {"model": "base", "messages": [{"role": "user", "content": QUESTIONS[0]}], "stream": True}
-        body |= {"max_tokens": plan.stream_tokens, "temperature": 0, "stream_options": {"include_usage": True}}
-        body["logit_bias"] = dict.fromkeys(stops_of(base), -100)
-        for _ in range(plan.repeats):
-            start = time.perf_counter()
-            lines = httpx.post(f"{url}/chat/completions", json=body, timeout=600).text.split("\n\n")
-            tokens = json.loads(lines[-3].removeprefix("data: "))["usage"]["completion_tokens"]
-            rates["ours"].append(tokens / (time.perf_counter() - start))
-            found = stock(tokens=plan.stream_tokens)
-            rates["transformers"].append(found["tokens"] / found["wall_s"])
-        overhead_ms = measure_overhead(url)
-    return {
-        "tokens_per_s": {name: spread(values) for name, values in rates.items()},
-        "over_transformers": spread(divided(rates["ours"], rates["transformers"])),
-        "models_request_ms": overhead_ms,
-    }
+    """One streamed reply over HTTP, by turns with `transformers serve`, with transformers' generate with a streamer,
+    which has no server in between, and with llama.cpp's server where it is installed. Each turn asks for another
+    story. Only one peer is there at a time: some keep a core busy while they wait."""
+    llamas = [f"llama.cpp {kind}" for kind in plan.llama_kinds if find_spec("xllamacpp")]
+    document: dict[str, Any] = {}
+    for peer in ("transformers_serve", "generate", *llamas):
+        rates: tuple[list[float], list[float]] = ([], [])
+        texts: tuple[list[str], list[str]] = ([], [])
+        with worker("server", base, adapters=[]) as server, worker(peer, base, adapters=[]) as theirs:
+            url = server()["url"]
+            their_url = theirs()["url"] if peer == "transformers_serve" else None
+            for turn in range(-1, plan.repeats):  # the first is not counted
+                question = f"Write a long story about {turn + 2} lighthouse keepers."
+                found = [streamed(url, "base", question, tokens=plan.stream_tokens)]
+                if their_url:
+                    found.append(streamed(their_url, str(base), question, tokens=plan.stream_tokens))
+                else:
+                    answer = theirs(question=question, tokens=plan.stream_tokens)
+                    found.append((answer["text"], answer["wall_s"]))
+                for place, (text, wall_s) in enumerate(found):
+                    texts[place].append(text)
+                    if turn >= 0:
+                        rates[place].append(plan.stream_tokens / wall_s)
+        document[peer] = {
+            "over": spread(divided(*rates)),
+            "tokens_per_s": spread(rates[0]),
+            "peer_tokens_per_s": spread(rates[1]),
+            "same_text": texts[0] == texts[1],
+        }
+    with worker("server", base, adapters=[]) as server:
+        document["overhead_ms"] = spread([measure_overhead(server, server()["url"]) for _ in range(plan.repeats)])
+    return document
 
 
-def stops_of(base: Path) -> list[str]:
-    from tunesmith.model import load_renderer
+def streamed(url: str, model: str, question: str, *, tokens: int) -> tuple[str, float]:
+    """A reply of exactly so many tokens, and its seconds."""
+    body = {"model": model, "messages": [{"role": "user", "content": question}], "stream": True, "temperature": 0}
+    start = time.perf_counter()
+    answer = httpx.post(f"{url}/chat/completions", json={**body, "max_tokens": tokens}, timeout=600)
+    wall_s = time.perf_counter() - start
+    answer.raise_for_status()
+    chunks = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: {")]
+    choices = [choice for chunk in chunks for choice in json.loads(chunk)["choices"]]
+    if choices[-1]["finish_reason"] != "length":
+        raise SystemExit(f"{url} ended a reply before its {tokens} tokens: {choices[-1]}.")
+    return "".join(choice["delta"].get("content") or "" for choice in choices), wall_s
 
-    return [str(token) for token in sorted(load_renderer(str(base)).stop_ids)]
 
-
-def measure_overhead(url: str) -> float:
-    """Median milliseconds of a request that no model answers."""
-    times = []
+def measure_overhead(server: Callable[..., dict[str, Any]], url: str) -> float:
+    """Milliseconds that a request takes more over HTTP than without a server: medians of 20, by turns. Both reuse what
+    the first one fed of the prompt."""
+    body = {"model": "base", "messages": [{"role": "user", "content": QUESTIONS[0]}], "max_tokens": 1, "temperature": 0}
+    asked_s, direct_s = [], []
     with httpx.Client() as http:
-        for _ in range(50):
+        for _ in range(21):
             start = time.perf_counter()
-            http.get(f"{url}/models").raise_for_status()
-            times.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times)
+            http.post(f"{url}/chat/completions", json=body).raise_for_status()
+            asked_s.append(time.perf_counter() - start)
+            direct_s.append(server(direct=True)["direct_s"])
+    return 1000 * (statistics.median(asked_s[1:]) - statistics.median(direct_s[1:]))
 
 
 def common(a: str, b: str) -> int:
@@ -402,30 +335,28 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--worker"]:
-        name, base, *adapters = sys.argv[2:]
-        WORKERS[name](Path(base), [Path(folder) for folder in adapters])
-        return
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", help="a folder; the embedded base when left out")
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--only", choices=["load", "batch", "stream"], help="one of the three measurements")
+    parser.add_argument("--only", nargs="+", choices=MEASURED, default=MEASURED, help="some of these")
     parser.add_argument("--quick", action="store_true", help="does it run, not how fast: one turn of little")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
     from tunesmith.embedded import embedded_base
 
     base = Path(options.base) if options.base else embedded_base(lambda text: print(text, file=sys.stderr))
-    plan = Plan(40, 4, 2, 1, 8) if options.quick else Plan()
+    plan = Plan(40, 4, 2, 1, 8, LLAMA_KINDS[:1], 3, 60) if options.quick else Plan()
     document: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         adapters = write_adapters(base, Path(folder), count=ADAPTERS, rank=options.rank)
-        if options.only in (None, "batch"):
+        if "batch" in options.only:
             document["batch"] = measure_batch(base, adapters[:BATCH], plan)
-        if options.only in (None, "load"):
+        if "load" in options.only:
             document["load"] = measure_load(base, adapters, plan)
-        if options.only in (None, "stream"):
+        if "stream" in options.only:
             document["stream"] = measure_stream(base, plan)
+        if "names" in options.only:
+            document["names"] = measure_names(base, plan)
     print(json.dumps(document, indent=None if options.json else 2))
 
 
