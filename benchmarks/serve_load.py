@@ -309,17 +309,17 @@ def streamed(url: str, model: str, question: str, *, tokens: int) -> tuple[str, 
 
 
 def measure_overhead(server: Callable[..., dict[str, Any]], url: str) -> float:
-    """Milliseconds that a request takes more over HTTP than without a server: medians of 20, by turns. Both reuse what
-    the first one fed of the prompt."""
+    """Milliseconds of a request that are not its step of the model: the median of 40, after a first one that fed the
+    prompt."""
     body = {"model": "base", "messages": [{"role": "user", "content": QUESTIONS[0]}], "max_tokens": 1, "temperature": 0}
-    asked_s, direct_s = [], []
+    overheads_s = []
     with httpx.Client() as http:
-        for _ in range(21):
-            start = time.perf_counter()
+        for _ in range(41):
+            before_s, start = server()["steps_s"], time.perf_counter()
             http.post(f"{url}/chat/completions", json=body).raise_for_status()
-            asked_s.append(time.perf_counter() - start)
-            direct_s.append(server(direct=True)["direct_s"])
-    return 1000 * (statistics.median(asked_s[1:]) - statistics.median(direct_s[1:]))
+            asked_s = time.perf_counter() - start
+            overheads_s.append(asked_s - (server()["steps_s"] - before_s))
+    return 1000 * statistics.median(overheads_s[1:])
 
 
 def common(a: str, b: str) -> int:

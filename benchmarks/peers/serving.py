@@ -111,6 +111,7 @@ def server_worker(base: Path, adapters: Sequence[Path]) -> None:
     start = time.perf_counter()
     targets = {"base": str(base)} | {str(number): str(folder) for number, folder in enumerate(adapters)}
     models = ServedModels.load(targets, precision="float32")
+    steps_s = time_steps(models.get("base").engine.running)
     with running(create_app(models)) as url:
         httpx.get(url.removesuffix("/v1") + "/readyz", timeout=60).raise_for_status()
         ready_s = time.perf_counter() - start
@@ -118,31 +119,23 @@ def server_worker(base: Path, adapters: Sequence[Path]) -> None:
         def answer(job: Mapping[str, Any]) -> dict[str, Any]:
             peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             about = {"url": url, "ready_s": ready_s, "cpu_s": time.process_time(), "peak_mib": peak_mib}
-            return about | ({"direct_s": direct_s(models)} if job.get("direct") else {})
+            return about | {"steps_s": steps_s()}
 
         follow(answer)
 
 
-def direct_s(models: Any) -> float:
-    """Seconds of a reply of one token to QUESTIONS[0] without a server: the prompt's ids, its steps, its text."""
-    from tunesmith.chat import Message
-    from tunesmith.sampling import Drawing
+def time_steps(running: Any) -> Callable[[], float]:
+    """Gives the seconds that the steps of a running batch take from here on, added up."""
+    total_s, step = 0.0, running.step
 
-    loaded = models.get("base").engine
+    def timed(*arguments: Any) -> None:
+        nonlocal total_s
+        start = time.perf_counter()
+        step(*arguments)
+        total_s += time.perf_counter() - start
 
-    def reply() -> float:
-        start, running = time.perf_counter(), loaded.running
-        prompt = running.begin(loaded.base.renderer.prompt([Message("user", QUESTIONS[0])]), owner="direct")
-        while not prompt.is_ready:
-            running.step([(prompt, prompt.left)])
-        (row,) = running.join(prompt, [Drawing()])
-        if prompt.left:
-            running.step()
-        loaded.base.renderer.decode([row.token.id])
-        running.leave(row)
-        return time.perf_counter() - start
-
-    return float(loaded.scheduler.call(reply).result(60))
+    running.step = timed
+    return lambda: total_s
 
 
 def generate_worker(base: Path, adapters: Sequence[Path]) -> None:

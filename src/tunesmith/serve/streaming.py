@@ -26,7 +26,7 @@ from tunesmith.serve.reply import Ask, Choice, Item, Piece
 from tunesmith.serve.scheduler import Busy
 from tunesmith.serve.wire.errors import error_reply
 
-POLL_S = 0.5  # how often a request without news looks whether its client is still there
+POLL_S = 0.5  # how often a request looks whether its client is still there
 
 Made = AsyncGenerator[Piece | Choice, None]
 Events = Callable[[Made], AsyncIterator[Mapping[str, Any]]]
@@ -55,12 +55,16 @@ async def items_of(request: Request, name: str, *, asks: Sequence[Ask], owner: s
             submit = partial(models.submit, name, ask, put=partial(put, left), owner=owner)
             cancelled.append(await run_in_threadpool(submit))
             left += ask.n
+        looked_s = loop.time()
         while left:
             item: Item | None = None
             with suppress(TimeoutError):
-                item = await asyncio.wait_for(arrived.get(), POLL_S)
-            if await request.is_disconnected():
-                raise ClientDisconnect
+                async with asyncio.timeout(POLL_S):
+                    item = await arrived.get()
+            if loop.time() - looked_s >= POLL_S:
+                looked_s = loop.time()
+                if await request.is_disconnected():
+                    raise ClientDisconnect
             if isinstance(item, Exception):
                 raise item
             if item is not None:

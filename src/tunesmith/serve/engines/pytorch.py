@@ -55,8 +55,7 @@ class TorchEngine:
         if reason is None:
             return _computed_apart(lambda: self.running.put_on(folder))
         say(f"{folder} is switched to for each of its own requests, which do not share steps: {reason}.")
-        adapter: Adapter | Switched = wait_for(self.scheduler.call(lambda: self.running.put_on(folder)), CALL_S)
-        return adapter
+        return self.between_steps(lambda: self.running.put_on(folder))
 
     def take_off(self, adapter: Worn) -> None:
         if isinstance(adapter, Switched):
@@ -79,8 +78,12 @@ class TorchEngine:
             with self.active(adapter) as model:
                 return text_tokens(model, ids, top=top)
 
-        tokens: list[Token] = wait_for(self.scheduler.call(work), CALL_S)
-        return tokens
+        return self.between_steps(work)
+
+    def between_steps(self, work: Callable[[], Result]) -> Result:
+        """Do it on the thread that decodes. Raises ServeError (503) when it has no turn in CALL_S."""
+        result: Result = wait_for(self.scheduler.call(work), CALL_S)
+        return result
 
     def stop(self) -> None:
         self.scheduler.stop()

@@ -27,8 +27,8 @@ async def chat_completions(request: Request, who: Who) -> Response:
     """Replies to a conversation. Errors before the first token are plain HTTP errors."""
     models: ServedModels = request.app.state.models
     chat = parse_chat(await read_bytes(request))
-    model = await run_in_threadpool(models.get, chat.model, owner=who.owner)
-    ask = await run_in_threadpool(lambda: chat.ask)  # a grammar may take a moment
+    # In a thread: a model may have to be loaded, and a grammar be made.
+    model, ask = await run_in_threadpool(lambda: (models.get(chat.model, owner=who.owner), chat.ask))
     id = f"chatcmpl-{secrets.token_hex(12)}"
     envelope = Envelope(id, int(time.time()), model, ask.tools, chat.most_calls, chat.logprobs)
     made = items_of(request, chat.model, asks=[ask], owner=who.owner)

@@ -17,7 +17,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from tunesmith.contender import Reply
 from tunesmith.serve.answered import note_answer
-from tunesmith.serve.models import ServedModels
+from tunesmith.serve.models import ServedModel, ServedModels
 from tunesmith.serve.reply import Ask, Choice
 from tunesmith.serve.route import Route, Who
 from tunesmith.serve.streaming import Made, Noted, answer_stream, answer_whole, items_of
@@ -29,8 +29,12 @@ async def completions(request: Request, who: Who) -> Response:
     """What follows a text, or several. Errors before the first token are plain HTTP errors."""
     models: ServedModels = request.app.state.models
     asked = parse_completion(await read_bytes(request))
-    model = await run_in_threadpool(models.get, asked.model, owner=who.owner)
-    asks = await run_in_threadpool(asked.asks, model.base)
+
+    def prepared() -> tuple[ServedModel, list[Ask]]:
+        model = models.get(asked.model, owner=who.owner)
+        return model, asked.asks(model.base)
+
+    model, asks = await run_in_threadpool(prepared)
     told = []
     for ask in asks if asked.echo else ():
         if asked.logprobs is not None:
