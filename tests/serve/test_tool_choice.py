@@ -95,6 +95,20 @@ def ask(client: openai.OpenAI, model: str = "tagged", **options: Any) -> Any:
     return client.chat.completions.create(**known | options)
 
 
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+def test_allowed_tools_are_as_if_there_were_no_others(tooled: openai.OpenAI) -> None:
+    some = ask(tooled, tool_choice=allowed("required", "get_weather"), max_tokens=200)
+    only = ask(tooled, tool_choice="required", tools=[WEATHER], max_tokens=200)
+    calls = [[call.function for call in made.choices[0].message.tool_calls] for made in (some, only)]
+    assert calls[0] == calls[1] and {call.name for call in calls[0]} == {"get_weather"} and some.usage == only.usage
+    free, alone = ask(tooled, tool_choice=allowed("auto", "get_time")), ask(tooled, tools=[CLOCK])
+    assert free.choices[0].message.content == alone.choices[0].message.content
+
+
 @pytest.mark.parametrize("model", ["tagged", "bare", "listed"])
 def test_a_named_function_is_called_with_arguments_of_its_schema(tooled: openai.OpenAI, model: str) -> None:
     choice = {"type": "function", "function": {"name": "get_weather"}}
@@ -183,6 +197,9 @@ def test_with_a_format_the_reply_is_calls_or_json(tooled: openai.OpenAI) -> None
         ("tagged", {"tool_choice": "required", "tools": []}, "tool_choice", "no 'tools' to call"),
         ("tagged", {"tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice", "not among"),
         ("tagged", {"tool_choice": {"type": "allowed_tools"}}, "tool_choice", "should be"),
+        ("tagged", {"tool_choice": allowed("none", "get_time")}, "tool_choice", "should be"),
+        ("tagged", {"tool_choice": allowed("auto")}, "tool_choice", "should be"),
+        ("tagged", {"tool_choice": allowed("auto", "get_time", "other")}, "tool_choice", "'other', which is not among"),
         ("tagged", {"tool_choice": "always"}, "tool_choice", "should be"),
         ("tagged", {"parallel_tool_calls": "no"}, "parallel_tool_calls", "boolean"),
         ("tagged", {"tool_choice": "required", "tools": [

@@ -21,7 +21,7 @@ from tunesmith.serve.tools import read_calls
 from tunesmith.serve.wire.asking import Asking, Neutral, is_whole, read_object, unsupported_field, usage_of
 from tunesmith.serve.wire.errors import RequestError, problems_error
 from tunesmith.serve.wire.metadata import Metadata
-from tunesmith.serve.wire.tool_choice import ToolChoice, calls_of
+from tunesmith.serve.wire.tool_choice import ToolChoice, calls_of, offered
 from tunesmith.turns import ToolCall, order_problems, parse_calls, parse_tools
 
 UNSUPPORTED: Neutral = {
@@ -119,26 +119,23 @@ class ChatRequest(Asking):
         return self._sent if self.store else None
 
     @property
-    def offered(self) -> tuple[Any, ...]:
-        """The tools that the prompt tells of. Raises RequestError for what is none."""
-        tools, problems = parse_tools(self.tools)
-        if problems:
-            raise RequestError(f"{problems[0].what} {problems[0].todo}", param="tools")
-        return () if self.tool_choice == "none" else tools
-
-    @property
     def most_calls(self) -> int | None:
         """How many calls a reply may make; None: as many as it likes."""
         return 1 if isinstance(self.tool_choice, tuple) or not self.parallel_tool_calls else None
 
     @property
     def ask(self) -> Ask:
-        """Raises RequestError for results without calls, tools that are none, and a schema that cannot be kept to."""
-        messages, tools = tuple(message.message for message in self.messages), self.offered
+        """Raises RequestError for results without calls, tools that are none or are not there, and a schema that
+        cannot be kept to."""
+        given, problems = parse_tools(self.tools)
+        if problems:
+            raise RequestError(f"{problems[0].what} {problems[0].todo}", param="tools")
+        tools, choice = offered(given, self.tool_choice)
+        messages = tuple(message.message for message in self.messages)
         for problem in order_problems(messages, ()):
             raise RequestError(f"{problem.what} {problem.todo}", param="messages")
         schema = self.response_format.schema_of_reply
-        calls = calls_of(tools, self.tool_choice, parallel=self.parallel_tool_calls, schema=schema)
+        calls = calls_of(tools, choice, parallel=self.parallel_tool_calls, schema=schema)
         return Ask(
             messages=messages,
             max_new_tokens=self.max_completion_tokens or self.max_tokens,
