@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -144,12 +145,16 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, value: floa
 # -- a disk that refuses ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_files() -> Iterator[Callable[[int], None]]:
-    """Files of this process may only grow to so many bytes: what a full disk or a quota does, without one."""
+@contextmanager
+def small_files(size: int) -> Iterator[None]:
+    """Files of this process may only grow to so many bytes: what a full disk or a quota does, without one. Not beyond
+    the test, or pytest could not write its report to a file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def sized(num_weights: int) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
@@ -163,12 +168,14 @@ def sized(num_weights: int) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
 
 @pytest.mark.parametrize("limit", [100, 40_000, 85_000], ids=["at once", "in the adapter", "in the optimiser's state"])
 def test_a_full_disk_is_said_with_the_bytes_and_leaves_the_older_checkpoint_and_nothing_else(
-    tmp_path: Path, small_files: Callable[[int], None], limit: int
+    tmp_path: Path, limit: int
 ) -> None:
     model, optimizer = sized(20_000)  # 80 kB, and twice as much of state
     whole = checkpoint.save(tmp_path, model, optimizer=optimizer, progress=Progress(step=1))
-    small_files(limit)
-    with pytest.raises(RunError, match=r"step-000002 cannot be written: File too large\. Free 0\.2 MB there and start"):
+    with (
+        small_files(limit),
+        pytest.raises(RunError, match=r"step-000002 cannot be written: File too large\. Free 0\.2 MB there and start"),
+    ):
         checkpoint.save(tmp_path, model, optimizer=optimizer, progress=Progress(step=2))
     assert list(tmp_path.iterdir()) == [whole]
     assert checkpoint.newest(tmp_path) == whole
