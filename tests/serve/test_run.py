@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from tunesmith.cli.chat import chat
 from tunesmith.cli.serve import parse_models
 from tunesmith.cli.serve import serve as serve_command
 from tunesmith.errors import InputError
+from tunesmith.serve import heads
 from tunesmith.serve.app import create_app
 from tunesmith.serve.models import ServedModels
 from tunesmith.serve.run import check_host, listen, running, serve
@@ -33,6 +36,36 @@ def test_a_server_in_a_thread_stops_and_frees_its_port(served: ServedModels) -> 
         httpx.get(f"{url}/models")
     assert threading.active_count() <= before
     listen("127.0.0.1", port).close()
+
+
+def answer_to(url: str, *pieces: bytes) -> bytes:
+    """All that comes back on a connection that sends these, until the server ends it."""
+    with socket.create_connection((httpx.URL(url).host, httpx.URL(url).port), timeout=10) as sent:
+        answered = b""
+        with contextlib.suppress(ConnectionError):  # an answer may be there before all is sent
+            for piece in pieces:
+                sent.sendall(piece)
+        with contextlib.suppress(ConnectionError):
+            while piece := sent.recv(65536):
+                answered += piece
+        return answered
+
+
+def test_headers_come_in_time_and_in_bounds(served: ServedModels, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "HEAD_S", 0.4)
+    head = b"POST /v1/nothing HTTP/1.1\r\nhost: localhost\r\n"
+    with running(create_app(served)) as url:
+        assert answer_to(url) == b""
+        assert answer_to(url, head).startswith(b"HTTP/1.1 408 ")
+        assert answer_to(url, head, *[b"x-a: " + b"a" * 20_000 + b"\r\n"] * 40).startswith(b"HTTP/1.1 431 ")
+        assert answer_to(url, head, b"x-a: ", *[b"a" * 20_000] * 40).startswith(b"HTTP/1.1 431 ")
+        assert answer_to(url, b"\x16\x03\x01 no HTTP \r\n\r\n").startswith(b"HTTP/1.1 400 ")
+        late_body = answer_to(url, head + b"connection: close\r\ncontent-length: 300000\r\n\r\n" + b"a" * 300_000)
+        assert late_body.startswith(b"HTTP/1.1 404 ")
+        with httpx.Client() as client:
+            for pause_s in (0.0, 0.6, 0.0):  # longer than a head may take
+                time.sleep(pause_s)
+                assert client.get(f"{url}/models").status_code == 200
 
 
 def test_a_port_in_use_is_told(served: ServedModels) -> None:

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from tunesmith.errors import InputError
 from tunesmith.serve.access import API_KEY_VARIABLE, is_loopback
 from tunesmith.serve.app import create_app
+from tunesmith.serve.heads import BoundedHeads
 from tunesmith.serve.models import ServedModels
 
 LOOPBACK = "127.0.0.1"
@@ -86,7 +87,13 @@ def check_host(host: str, *, has_keys: bool | None = None) -> None:
 
 def _server(app: ASGIApp) -> uvicorn.Server:
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=GRACE_S
+        app,
+        http=BoundedHeads,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=GRACE_S,
     )
     return uvicorn.Server(config)
 
