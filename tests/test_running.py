@@ -19,7 +19,7 @@ from tests.test_bank import saved
 from tunesmith.adapter import detach, load_adapter
 from tunesmith.generate import decode
 from tunesmith.model import Base, load_base
-from tunesmith.running import Prompt, Row, Running, Worn
+from tunesmith.running import IDLE_BYTES, Prompt, Row, Running, Worn
 from tunesmith.sampling import Drawing, Sampling
 from tunesmith.slots import forward
 
@@ -89,7 +89,9 @@ def alone(base: Base, folder: Path | None, prompt: list[int], *, tokens: int = N
 
 
 @pytest.mark.parametrize("name", SOME_FAMILIES)
-def test_rows_that_come_and_go_answer_as_alone(name: str, tiny_family: Callable[[str], Path]) -> None:
+def test_rows_that_come_and_go_answer_as_alone(
+    name: str, tiny_family: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.set_num_threads(1)
     base = load_base(str(tiny_family(name)), precision="float32")
     prompts = [prompt_of(seed, length) for seed, length in enumerate((3, 90, 40, 61, 1))]
@@ -98,6 +100,9 @@ def test_rows_that_come_and_go_answer_as_alone(name: str, tiny_family: Callable[
     assert running.alone is None
     wishes = [Wish(prompt, arrives=2 * number) for number, prompt in enumerate(prompts)]
     assert answers(running, wishes) == expected
+    assert not running.rows and 0 < running.slots.num_bytes <= IDLE_BYTES
+    monkeypatch.setattr("tunesmith.running.IDLE_BYTES", 0)
+    assert answers(running, wishes) == expected  # first in the places that the others left
     assert not running.rows and running.slots.num_bytes == 0
 
 

@@ -115,11 +115,11 @@ class Many:
             x_nmI = x_TI[:, None] if self.in_order else x_TI.index_select(0, self.gather).view(self.n, -1, group.inputs)
             self.of, self.hs = (group, x), torch.bmm(x_nmI, a_nIR).split(self.seats.rank, dim=2)
         y_TO = y.view(-1, y.shape[-1])
-        if self.in_order:
-            y_TO[:, None].baddbmm_(self.hs[place], bs[place])
-            return
-        change_TO = torch.bmm(self.hs[place], bs[place]).view(-1, y_TO.shape[1]).index_select(0, self.slots)
-        if self.all_rows:
+        # Not baddbmm_: into a part of a joint layer's output it multiplies adapter by adapter, at twice the cost.
+        change_TO = torch.bmm(self.hs[place], bs[place]).view(-1, y_TO.shape[1])
+        if not self.in_order:
+            change_TO = change_TO.index_select(0, self.slots)
+        if self.in_order or self.all_rows:
             y_TO.add_(change_TO)
         else:
             y_TO.index_add_(0, self.rows, change_TO)

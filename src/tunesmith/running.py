@@ -29,6 +29,7 @@ from tunesmith.sampling import Drawing, Token
 from tunesmith.slots import COLUMNS, Slots, Span, forward
 
 CACHE_BYTES = 2 << 30  # of the running rows' keys and values
+IDLE_BYTES = 64 << 20  # of places for rows that are kept while there are none
 REUSE_BYTES = 256 << 20  # of those kept for later prompts
 REUSE_PROMPTS = 256  # of which each is looked at
 TOLERANCE = 1e-3  # of the logits' spread, between this decoding and the stock forward; in 16 bits 100 times that
@@ -187,8 +188,10 @@ class Running:
                 row.state.cache = copy.deepcopy(prompt.state.cache) if len(rows) > 1 else prompt.state.cache
             self.apart += rows
             return rows
-        needed = len(self.rows) + len(rows)
-        self.slots.make_room(1 << (needed - 1).bit_length(), prompt.fed + COLUMNS)
+        room = 1 << (len(self.rows) + len(rows) - 1).bit_length(), prompt.fed + COLUMNS
+        if not self.rows and not self.slots.has_room(*room):
+            self.slots = Slots(self.num_layers)  # what is left in them is nobody's
+        self.slots.make_room(*room)
         for row in rows:
             self.slots.take(prompt.slots, row=len(self.rows), columns=prompt.fed)
             self.rows.append(row)
@@ -262,7 +265,7 @@ class Running:
         if last is not row:
             self.slots.move(len(self.rows), to=place, columns=last.length)
             self.rows[place] = last
-        if not self.rows:
+        if not self.rows and self.slots.num_bytes > IDLE_BYTES:
             self.slots = Slots(self.num_layers)
 
     def clear(self) -> None:

@@ -30,9 +30,12 @@ class Slots:
         self.values: list[torch.Tensor | None] = [None] * num_layers
         self.rows = self.columns = 0
 
+    def has_room(self, rows: int, columns: int) -> bool:
+        return rows <= self.rows and columns <= self.columns
+
     def make_room(self, rows: int, columns: int) -> None:
         """At least so many rows and columns; what is held stays."""
-        if rows <= self.rows and columns <= self.columns:
+        if self.has_room(rows, columns):
             return
         rows = max(rows, self.rows)
         if 0 < self.columns < columns:  # a row that grows will go on growing
