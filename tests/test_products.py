@@ -52,3 +52,15 @@ def test_a_wide_product_is_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) ->
     torch.manual_seed(0)
     x, w = torch.randn(7, 16), torch.randn(10, 16)
     torch.testing.assert_close(products.linear(x, w), x @ w.t())
+
+
+def test_decoding_goes_to_onednn_from_so_many_rows_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    onednn = products._onednn
+    monkeypatch.setattr(products, "_onednn", lambda x, *rest: taken.append(x.shape[-2]) or onednn(x, *rest))
+    w = torch.randn(5, 16)
+    for rows in (1, 3, 4, 9):
+        x = torch.randn(1, rows, 16)
+        torch.testing.assert_close(products.decoding_product(x, w, onednn_from=4), x @ w.t())
+    assert taken == [4, 9]
+    assert products.fewest_rows_for_onednn(torch.randn(64, 16)) in (1, 4, 16, float("inf"))

@@ -24,7 +24,7 @@ from tunesmith.fused import SIBLINGS
 from tunesmith.joint import Joint, can_join
 from tunesmith.mixture import Adapter, Group, Many, One, Packed, Parts, Seats, Use
 from tunesmith.model import Base
-from tunesmith.products import is_onednn_faster
+from tunesmith.products import fewest_rows_for_onednn
 
 PREFIX = "base_model.model."  # of every name in PEFT's files
 # Fields of adapter_config.json that do not change how a saved adapter is applied; of the others none may be set.
@@ -50,9 +50,9 @@ class Bank:
         self._many: Many | None = None
         self._norms: dict[int, float] = {}
         largest = max((linear.weight for group in self.groups.values() for linear in group.linears), key=torch.numel)
-        onednn = is_onednn_faster(largest)
+        onednn_from = fewest_rows_for_onednn(largest)
         for group in self.groups.values():
-            joint = Joint(group.linears, onednn=onednn) if can_join(group.linears) else None
+            joint = Joint(group.linears, onednn_from=onednn_from) if can_join(group.linears) else None
             for place, linear in enumerate(group.linears):
                 linear.forward = partial(self._forward, linear.forward, group, joint, place)
 

@@ -7,7 +7,6 @@ become views of one tensor, so no memory is added. Axes: O outputs of all layers
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -26,26 +25,26 @@ def can_join(linears: Sequence[Any]) -> bool:
 class Joint:
     """The first layer that is asked computes all; the others, asked of the very same input, take their part."""
 
-    def __init__(self, linears: Sequence[Any], *, onednn: bool) -> None:
-        ends = list(accumulate((len(linear.weight) for linear in linears), initial=0))
-        self.parts = [slice(start, end) for start, end in pairwise(ends)]
+    def __init__(self, linears: Sequence[Any], *, onednn_from: float) -> None:
+        self.sizes = [len(linear.weight) for linear in linears]
         self.weight_OI = linears[0].weight.data
         if len(linears) > 1:
             self.weight_OI = torch.cat([linear.weight.data for linear in linears])
-            for linear, part in zip(linears, self.parts, strict=True):
-                linear.weight.data = self.weight_OI[part]
-        self.onednn = onednn
-        self.of: tuple[torch.Tensor, torch.Tensor] | None = None  # an input and all outputs of it
+            for linear, weight_OI in zip(linears, self.weight_OI.split(self.sizes), strict=True):
+                linear.weight.data = weight_OI
+        self.onednn_from = onednn_from  # rows
+        self.of: tuple[torch.Tensor, Sequence[torch.Tensor]] | None = None  # an input, and each layer's output of it
 
     def product(self, place: int, x: torch.Tensor) -> torch.Tensor:
         """What the layer at this place makes of x; may be written to."""
-        if len(self.parts) == 1:
-            return decoding_product(x, self.weight_OI, onednn=self.onednn)
+        if len(self.sizes) == 1:
+            return decoding_product(x, self.weight_OI, onednn_from=self.onednn_from)
         if self.of is None or self.of[0] is not x:
             if place:  # out of order: for itself
-                return decoding_product(x, self.weight_OI[self.parts[place]], onednn=self.onednn)
-            self.of = x, decoding_product(x, self.weight_OI, onednn=self.onednn)
-        y = self.of[1][..., self.parts[place]]
-        if place == len(self.parts) - 1:
+                return decoding_product(x, self.weight_OI.split(self.sizes)[place], onednn_from=self.onednn_from)
+            y = decoding_product(x, self.weight_OI, onednn_from=self.onednn_from)
+            self.of = x, y.split_with_sizes(self.sizes, dim=-1)
+        y = self.of[1][place]
+        if place == len(self.sizes) - 1:
             self.of = None
         return y

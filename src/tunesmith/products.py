@@ -10,12 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import lru_cache
+from math import inf
 
 import torch
 
 WIDE, PART = 1536, 768  # outputs: MKL computes so wide a product in parts 1.1 to 1.3 times as fast (two threads, AVX2)
 CLEARLY = 1.3  # times as fast as the default
 DECODING_CLEARLY = 1.05
+DECODING_ROWS = (16, 4, 1)  # MKL is the faster one for few rows, on Intel's and with AVX-512
 SHAPE = (256, 576, 1536)  # T, I, O: as wide as a small model's
 ENOUGH_S = 0.2  # of measuring a precision: one that is emulated takes as long for each turn
 
@@ -47,25 +49,31 @@ def choose_route(dtype: torch.dtype) -> tuple[str, str]:
     return route, "measured: " + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items()) + " GFLOP/s"
 
 
-def is_onednn_faster(w_OI: torch.Tensor) -> bool:
-    """Whether a decoding step's products, of one row and of sixteen, are clearly faster by oneDNN. Give it the largest
-    weights of a base: a step reads more than stays in the cache. Only float32 on a processor is measured."""
+def fewest_rows_for_onednn(w_OI: torch.Tensor) -> float:
+    """How many rows a decoding step must have so that its products are clearly faster by oneDNN; inf where they never
+    are. Give it the largest weights of a base: a step reads more than stays in the cache. Only float32 on a processor
+    is measured."""
     if w_OI.device.type != "cpu" or w_OI.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
-        return False
-    best = {True: float("inf"), False: float("inf")}
-    xs = [w_OI.new_ones(rows, w_OI.shape[1]) for rows in (1, 16)]
-    for _ in range(3):
-        for onednn in best:
-            start = time.perf_counter()
-            for x_TI in xs:
-                _onednn(x_TI, w_OI, None) if onednn else torch.nn.functional.linear(x_TI, w_OI)
-            best[onednn] = min(best[onednn], time.perf_counter() - start)
-    return best[False] > DECODING_CLEARLY * best[True]
+        return inf
+    fewest = inf
+    for rows in DECODING_ROWS:
+        x_TI, best = w_OI.new_ones(rows, w_OI.shape[1]), {1: inf, inf: inf}
+        for _ in range(3):
+            for onednn_from in best:
+                start = time.perf_counter()
+                decoding_product(x_TI, w_OI, onednn_from=onednn_from)
+                best[onednn_from] = min(best[onednn_from], time.perf_counter() - start)
+        if best[inf] < DECODING_CLEARLY * best[1]:
+            break
+        fewest = rows
+    return fewest
 
 
-def decoding_product(x: torch.Tensor, w_OI: torch.Tensor, *, onednn: bool) -> torch.Tensor:
-    """x W' without a gradient, by oneDNN where `is_onednn_faster`."""
-    return _onednn(x, w_OI, None) if onednn else torch.nn.functional.linear(x, w_OI)
+def decoding_product(x: torch.Tensor, w_OI: torch.Tensor, *, onednn_from: float) -> torch.Tensor:
+    """x W' without a gradient, by oneDNN where x has so many rows."""
+    if x.numel() < onednn_from * x.shape[-1]:
+        return torch.nn.functional.linear(x, w_OI)
+    return _onednn(x, w_OI, None)
 
 
 def linear(x_TI: torch.Tensor, w_OI: torch.Tensor, *, bias_O: torch.Tensor | None = None) -> torch.Tensor:
