@@ -2,7 +2,7 @@
 
 Not here: which rows run (running), prompts of one call (prefill, prefix). Plugs into transformers' attention registry.
 Tokens of all rows are fed side by side, in one row of the model. Axes: T new tokens, B rows with one of them, n of one
-span, H heads, K key-value heads, G = H / K, R slots, C columns there is room for, S columns in use, D head size.
+span, L layers, H heads, K key-value heads, R slots, C columns there is room for, S columns in use, D head size.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ COLUMNS = 128  # at least so many are added when there is no room
 
 
 class Slots:
-    """Keys and values (R, K, C, D) of each layer. Column c of a slot holds position c of its row."""
+    """Keys and values, each (L, R, K, C, D), so that all layers are copied at once. Column c of a slot holds position c
+    of its row."""
 
     def __init__(self, num_layers: int) -> None:
-        self.keys: list[torch.Tensor | None] = [None] * num_layers
-        self.values: list[torch.Tensor | None] = [None] * num_layers
+        self.num_layers = num_layers
+        self.sides: dict[str, torch.Tensor] = {}  # "keys" and "values", from the first of them on
         self.rows = self.columns = 0
 
     def has_room(self, rows: int, columns: int) -> bool:
@@ -40,38 +41,33 @@ class Slots:
         rows = max(rows, self.rows)
         if 0 < self.columns < columns:  # a row that grows will go on growing
             columns += max(COLUMNS, columns // 4)
-        columns = max(columns, self.columns)
-        for side in (self.keys, self.values):
-            for number, old in enumerate(side):
-                if old is not None:
-                    side[number] = new = old.new_zeros(rows, old.shape[1], columns, old.shape[3])
-                    new[: old.shape[0], :, : old.shape[2]] = old
-        self.rows, self.columns = rows, columns
+        self.rows, self.columns = rows, max(columns, self.columns)
+        for name, old in list(self.sides.items()):
+            self.sides[name] = new = self._empty(like=old[0])
+            new[:, : old.shape[1], :, : old.shape[3]] = old
 
-    def held(self, side: list[torch.Tensor | None], layer: int, *, like: torch.Tensor) -> torch.Tensor:
-        """One layer's keys, or its values; `like` has their K and D."""
-        if (found := side[layer]) is None:
-            found = side[layer] = like.new_zeros(self.rows, like.shape[1], self.columns, like.shape[3])
-        return found
+    def held(self, name: str, *, like: torch.Tensor) -> torch.Tensor:
+        """The keys or the values of all layers; `like` (..., K, tokens, D) says of what shape."""
+        if name not in self.sides:
+            self.sides[name] = self._empty(like=like)
+        return self.sides[name]
+
+    def _empty(self, *, like: torch.Tensor) -> torch.Tensor:
+        return like.new_zeros(self.num_layers, self.rows, like.shape[-3], self.columns, like.shape[-1])
 
     def take(self, other: Slots, *, row: int, columns: int) -> None:
         """The first columns of another's first row become those of this row."""
-        for side, others in ((self.keys, other.keys), (self.values, other.values)):
-            for layer, theirs in enumerate(others):
-                assert theirs is not None
-                self.held(side, layer, like=theirs)[row, :, :columns] = theirs[0, :, :columns]
+        for name, theirs in other.sides.items():
+            self.held(name, like=theirs)[:, row, :, :columns] = theirs[:, 0, :, :columns]
 
     def move(self, source: int, *, to: int, columns: int) -> None:
         """One row's columns take the place of another's."""
-        for side in (self.keys, self.values):
-            for held in side:
-                assert held is not None
-                held[to, :, :columns] = held[source, :, :columns]
+        for held in self.sides.values():
+            held[:, to, :, :columns] = held[:, source, :, :columns]
 
     @property
     def num_bytes(self) -> int:
-        first = self.keys[0]  # all are alike
-        return 0 if first is None else 2 * len(self.keys) * first.numel() * first.element_size()
+        return sum(held.numel() * held.element_size() for held in self.sides.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +112,7 @@ class Feed(Cache):
     def _written(self, new: torch.Tensor, layer: int, *, side: str) -> list[torch.Tensor]:
         seen, end = [], self.num_single
         if end:
-            held = self.slots.held(getattr(self.slots, side), layer, like=new)
+            held = self.slots.held(side, like=new)[layer]
             if self.is_even:  # no index: a fifth of a millisecond less a layer
                 held[:end, :, self.width - 1] = new[0, :, :end].transpose(0, 1)
             else:
@@ -124,7 +120,7 @@ class Feed(Cache):
             seen.append(held[:end, :, : self.width])
         for span in self.spans:
             start, end = end, end + len(span.ids)
-            held = span.slots.held(getattr(span.slots, side), layer, like=new)
+            held = span.slots.held(side, like=new)[layer]
             held[:, :, span.start : span.end] = new[:, :, start:end]
             seen.append(held[:, :, : span.end])
         return seen
@@ -149,7 +145,7 @@ class Feed(Cache):
         return max([self.width, *(span.end for span in self.spans)])
 
     def __len__(self) -> int:
-        return len(self.slots.keys)
+        return self.slots.num_layers
 
 
 @torch.inference_mode()

@@ -121,6 +121,10 @@ class ServedModels:
     def engines(self) -> list[Engine]:
         return list(self._bases.values())
 
+    def at_hand(self, name: str) -> ServedModel | None:
+        """One of the fixed list, which never has to be loaded."""
+        return self._models.get(name)
+
     def get(self, name: str, *, owner: str = LOCAL_OWNER) -> ServedModel:
         """The model of this name; one that its owner made is loaded, so that this may take a moment.
 

@@ -27,8 +27,11 @@ async def chat_completions(request: Request, who: Who) -> Response:
     """Replies to a conversation. Errors before the first token are plain HTTP errors."""
     models: ServedModels = request.app.state.models
     chat = parse_chat(await read_bytes(request))
-    # In a thread: a model may have to be loaded, and a grammar be made.
-    model, ask = await run_in_threadpool(lambda: (models.get(chat.model, owner=who.owner), chat.ask))
+    at_hand = models.at_hand(chat.model)
+    if at_hand and chat.is_plain:
+        model, ask = at_hand, chat.ask
+    else:  # a model may have to be loaded, and a grammar be made
+        model, ask = await run_in_threadpool(lambda: (models.get(chat.model, owner=who.owner), chat.ask))
     id = f"chatcmpl-{secrets.token_hex(12)}"
     envelope = Envelope(id, int(time.time()), model, ask.tools, chat.most_calls, chat.logprobs)
     made = items_of(request, chat.model, asks=[ask], owner=who.owner)

@@ -124,6 +124,11 @@ class ChatRequest(Asking):
         return 1 if isinstance(self.tool_choice, tuple) or not self.parallel_tool_calls else None
 
     @property
+    def is_plain(self) -> bool:
+        """Whether any text will do as a reply."""
+        return not self.tools and self.response_format.type == "text"
+
+    @property
     def ask(self) -> Ask:
         """Raises RequestError for results without calls, tools that are none or are not there, and a schema that
         cannot be kept to."""
