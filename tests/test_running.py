@@ -21,7 +21,7 @@ from tunesmith.generate import decode
 from tunesmith.model import Base, load_base
 from tunesmith.running import IDLE_BYTES, Prompt, Row, Running, Worn
 from tunesmith.sampling import Drawing, Sampling
-from tunesmith.slots import forward
+from tunesmith.slots import COLUMNS, forward
 
 NEW = 8
 QUICK = ("llama", "gemma2")  # a plain one, and one with windows and soft caps
@@ -104,6 +104,14 @@ def test_rows_that_come_and_go_answer_as_alone(
     monkeypatch.setattr("tunesmith.running.IDLE_BYTES", 0)
     assert answers(running, wishes) == expected  # first in the places that the others left
     assert not running.rows and running.slots.num_bytes == 0
+
+
+def test_a_row_may_take_the_place_of_one_that_grew(tiny_base: Path) -> None:
+    base = load_base(str(tiny_base), precision="float32")
+    running = Running(base)
+    long, short = Wish(prompt_of(0, 20), tokens=COLUMNS + 10), Wish(prompt_of(1, 20))
+    for wish in (long, short):
+        assert answers(running, [wish]) == [alone(base, None, wish.prompt, tokens=wish.tokens)]
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ COLUMNS = 128  # at least so many are added when there is no room
 
 class Slots:
     """Keys and values, each (L, R, K, C, D), so that all layers are copied at once. Column c of a slot holds position c
-    of its row."""
+    of its row. They are made and written in inference mode only, for which other tensors are no match."""
 
     def __init__(self, num_layers: int) -> None:
         self.num_layers = num_layers
@@ -34,6 +34,7 @@ class Slots:
     def has_room(self, rows: int, columns: int) -> bool:
         return rows <= self.rows and columns <= self.columns
 
+    @torch.inference_mode()
     def make_room(self, rows: int, columns: int) -> None:
         """At least so many rows and columns; what is held stays."""
         if self.has_room(rows, columns):
@@ -55,11 +56,13 @@ class Slots:
     def _empty(self, *, like: torch.Tensor) -> torch.Tensor:
         return like.new_zeros(self.num_layers, self.rows, like.shape[-3], self.columns, like.shape[-1])
 
+    @torch.inference_mode()
     def take(self, other: Slots, *, row: int, columns: int) -> None:
         """The first columns of another's first row become those of this row."""
         for name, theirs in other.sides.items():
             self.held(name, like=theirs)[:, row, :, :columns] = theirs[:, 0, :, :columns]
 
+    @torch.inference_mode()
     def move(self, source: int, *, to: int, columns: int) -> None:
         """One row's columns take the place of another's."""
         for held in self.sides.values():

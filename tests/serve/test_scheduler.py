@@ -107,14 +107,15 @@ def test_one_who_goes_away_leaves_the_batch_and_the_queue(base: Base, scheduler:
     assert never.items.empty()
 
 
-def test_a_failed_step_ends_those_in_it_and_the_next_is_answered(
-    base: Base, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("where", ["begin", "step", "join"])
+def test_a_failure_ends_those_in_it_and_the_next_is_answered(
+    base: Base, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    def fail(*args: Any) -> None:
+    def fail(*args: Any, **keywords: Any) -> None:
         raise RuntimeError("no memory")
 
     with monkeypatch.context() as patched:
-        patched.setattr(scheduler.running, "step", fail)
+        patched.setattr(scheduler.running, where, fail)
         asked = [Asked(base), Asked(base, n=2)]
         for one in asked:
             scheduler.submit(one.job)

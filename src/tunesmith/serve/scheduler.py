@@ -206,8 +206,9 @@ class Scheduler:
         if prompt.failure is not None:
             self._prompts.pop(prompt).put(prompt.failure)
         elif prompt.is_ready:
-            job = self._prompts.pop(prompt)
+            job = self._prompts[prompt]  # until it has rows: what fails before belongs to it
             rows = self.running.join(prompt, [writer.drawing for writer in job.writers])
+            del self._prompts[prompt]
             self._rows |= {row: (job, writer) for row, writer in zip(rows, job.writers, strict=True)}
             if not prompt.left:
                 self._write(rows)
