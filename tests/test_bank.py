@@ -16,7 +16,7 @@ from tests.conftest import FAMILIES
 from tunesmith.adapter import attach_lora, detach, load_adapter, save_adapter
 from tunesmith.bank import Bank, why_not
 from tunesmith.errors import ModelError
-from tunesmith.mixture import Adapter
+from tunesmith.mixture import SLACK, Adapter
 from tunesmith.model import Base, load_base
 
 TOLERANCE = 1e-4
@@ -98,6 +98,18 @@ def test_adapters_of_all_rows_different_lie_in_order_and_stay_when_they_come_bac
     assert bank._seats.order == held, "nothing was moved"
     by_bank(base, bank, [adapters[4], adapters[0]], ids_BT[:2])
     assert bank._seats.order[:2] == [adapters[0], adapters[4]]
+
+
+def test_a_row_of_the_base_is_not_given_the_adapter_whose_idle_place_it_stands_at(base: Base, tmp_path: Path) -> None:
+    bank = Bank(base)
+    adapters: list[Adapter | None] = [
+        bank.read(saved(base, tmp_path / str(seed), seed, rank=2)) for seed in range(SLACK + 2)
+    ]
+    ids_BT = torch.tensor([[seed + 5] for seed in range(len(adapters))])
+    before = by_bank(base, bank, adapters, ids_BT)
+    after = by_bank(base, bank, [None, *adapters[1:]], ids_BT)
+    assert torch.allclose(after[0], by_peft(base, None, ids_BT)[0], atol=TOLERANCE)
+    assert not torch.allclose(after[0], before[0], atol=TOLERANCE) and torch.allclose(after[1:], before[1:])
 
 
 def changed(folder: Path, to: Path, *, tensors: dict[str, torch.Tensor | None]) -> Path:

@@ -96,8 +96,8 @@ class Many:
                 gather[slot] = row
                 rows.append(row)
                 slots.append(slot)
-        self.in_order = m == 1 and gather == list(range(len(adapters)))
         self.all_rows = rows == list(range(len(adapters)))
+        self.in_order = self.all_rows and m == 1 and gather == rows  # an idle place is no row's, wherever it lies
         self.gather, self.rows, self.slots = (torch.tensor(x, device=device) for x in (gather, rows, slots))
         self.parts = {}
         for name in {name for adapter in uses for name in adapter.groups}:
@@ -119,7 +119,7 @@ class Many:
         change_TO = torch.bmm(self.hs[place], bs[place]).view(-1, y_TO.shape[1])
         if not self.in_order:
             change_TO = change_TO.index_select(0, self.slots)
-        if self.in_order or self.all_rows:
+        if self.all_rows:
             y_TO.add_(change_TO)
         else:
             y_TO.index_add_(0, self.rows, change_TO)
