@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Plan:
 
     requests: int = 320
     tokens: int = 12  # of a reply
-    steps: int = 12  # of a batch, in a turn
+    steps: int = 24  # of a batch, in a turn, a multiple of 8
     repeats: int = 5
     stream_tokens: int = 48
     llama_kinds: tuple[str, ...] = LLAMA_KINDS
@@ -179,23 +180,30 @@ def measure_load(base: Path, adapters: Sequence[Path], plan: Plan) -> dict[str, 
 
 
 def measure_names(base: Path, plan: Plan) -> dict[str, Any]:
-    """Each adapter is asked for its name, by Zipf's law and CLIENTS clients: how many say another's."""
+    """Each adapter is asked for its name, by Zipf's law and CLIENTS clients, and between them the base for its own:
+    how many say another's."""
     names, draw = NAMES[: plan.names], random.Random(1)
     weights = [1 / (place + 1) for place in range(len(names))]
-    chosen = draw.choices(range(len(names)), weights, k=plan.named_requests)
+    chosen: list[int | None] = [*draw.choices(range(len(names)), weights, k=plan.named_requests)]
+    chosen += [None] * (plan.named_requests // 10)
+    draw.shuffle(chosen)
     asked = [(adapter, draw.randrange(len(WHO))) for adapter in chosen]
     with tempfile.TemporaryDirectory() as folder:
         adapters = teach_names(base, Path(folder), names=names)
         with worker("server", base, adapters=adapters) as server:
             url = server()["url"]
+            alone = [ask_all(url, [(None, place)], questions=WHO, tokens=12)[0][1] for place in range(len(WHO))]
             start = time.perf_counter()
             answers = ask_all(url, asked, questions=WHO, tokens=12)
             wall_s = time.perf_counter() - start
             peak_mib = server()["peak_mib"]
-    texts = [(names[adapter], text) for (adapter, _), (_, text, _) in zip(asked, answers, strict=True)]
+    expected = [alone[place] if adapter is None else names[adapter] for adapter, place in asked]
+    texts = [(own, text) for own, (_, text, _) in zip(expected, answers, strict=True)]
     return {
         "requests": len(answers),
-        "own_name": sum(text.strip() == own for own, text in texts),
+        "of_the_base": chosen.count(None),
+        "own_name": sum(text.strip() == own for own, text in texts if own in names),
+        "base_as_alone": sum(text == own for own, text in texts if own not in names),
         "another_name": sum(any(name in text for name in names if name != own) for own, text in texts),
         "failed": sum(status != 200 for status, _, _ in answers),
         "requests_per_s": len(answers) / wall_s,
@@ -206,9 +214,9 @@ def measure_names(base: Path, plan: Plan) -> dict[str, Any]:
 
 
 def ask_all(
-    url: str, requests: Sequence[tuple[int, int]], *, questions: Sequence[str], tokens: int
+    url: str, requests: Sequence[tuple[int | None, int]], *, questions: Sequence[str], tokens: int
 ) -> list[tuple[int, str, float]]:
-    """Status, text and seconds of each, asked by CLIENTS clients."""
+    """Status, text and seconds of each (adapter, None for the base, and question), asked by CLIENTS clients."""
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in range(len(requests)):
         waiting.put(number)
@@ -223,7 +231,8 @@ def ask_all(
                     return
                 adapter, question = requests[number]
                 turns = [{"role": "user", "content": questions[question]}]
-                body = {"model": str(adapter), "messages": turns, "max_tokens": tokens, "temperature": 0}
+                model = "base" if adapter is None else str(adapter)
+                body = {"model": model, "messages": turns, "max_tokens": tokens, "temperature": 0}
                 start = time.perf_counter()
                 response = http.post(f"{url}/chat/completions", json=body)
                 text = response.json()["choices"][0]["message"]["content"] if response.status_code == 200 else ""
@@ -243,13 +252,17 @@ def measure_batch(base: Path, adapters: Sequence[Path], plan: Plan) -> dict[str,
     cpu_rates: dict[str, list[float]] = {}
     with worker("batch", base, adapters=adapters) as ours, worker("peft", base, adapters=adapters) as peft:
         for _ in range(plan.repeats):
-            for name, ask in (("ours", ours), ("peft", peft)):
-                for different in (True, False):
-                    found = ask(different=different, steps=plan.steps)
+            # Ours on the same rows, in short parts that take turns; PEFT's in one part each, for they need a prompt.
+            for name, ask, order in (("ours", ours, [True, False, False, True] * 4), ("peft", peft, [True, False])):
+                answer = ask(order=order, steps=2 * plan.steps // len(order))
+                found: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
+                for different, part in zip(order, answer["parts"], strict=True):
+                    found[different].update(part)
+                for different, sums in found.items():
                     key = f"{name}_{BATCH if different else 1}"
-                    rates.setdefault(key, []).append(found["tokens"] / found["wall_s"])
-                    cpu_rates.setdefault(key, []).append(found["tokens"] / found["cpu_s"])
-        load_ms = 1000 * ours(different=False, steps=1)["load_s"]
+                    rates.setdefault(key, []).append(sums["tokens"] / sums["wall_s"])
+                    cpu_rates.setdefault(key, []).append(sums["tokens"] / sums["cpu_s"])
+        load_ms = 1000 * ours(order=[], steps=0)["load_s"]
     many, one = f"ours_{BATCH}", "ours_1"
     return {
         "tokens_per_s": {name: spread(values) for name, values in rates.items()},
@@ -352,7 +365,7 @@ def main() -> None:
     from tunesmith.embedded import embedded_base
 
     base = Path(options.base) if options.base else embedded_base(lambda text: print(text, file=sys.stderr))
-    plan = Plan(40, 4, 2, 1, 8, LLAMA_KINDS[:1], 3, 60) if options.quick else Plan()
+    plan = Plan(40, 4, 8, 1, 8, LLAMA_KINDS[:1], 3, 60) if options.quick else Plan()
     document: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         adapters = write_adapters(base, Path(folder), count=ADAPTERS, rank=options.rank)

@@ -56,20 +56,23 @@ def peft_worker(base: Path, adapters: Sequence[Path]) -> None:
         return {"text": tokenizer.decode(ids, skip_special_tokens=True), "tokens": len(ids)}
 
     def mixed(job: Mapping[str, Any]) -> dict[str, Any]:
+        return {"parts": [batch(different, steps=job["steps"]) for different in job["order"]]}
+
+    def batch(different: bool, *, steps: int) -> dict[str, Any]:
         """A batch with `adapter_names`, one row each."""
         turns = [[{"role": "user", "content": QUESTIONS[0]}]] * BATCH
         rows = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-        names = [str(row if job["different"] else 0) for row in range(BATCH)]
+        names = [str(row if different else 0) for row in range(BATCH)]
         with torch.inference_mode():
             output = model(**rows, use_cache=True, adapter_names=names)
             start, cpu = time.perf_counter(), time.process_time()
-            for _ in range(job["steps"]):
+            for _ in range(steps):
                 token = output.logits[:, -1].argmax(-1)[:, None]
                 output = model(token, past_key_values=output.past_key_values, use_cache=True, adapter_names=names)
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-        return {"tokens": BATCH * job["steps"], "wall_s": wall, "cpu_s": cpu}
+        return {"tokens": BATCH * steps, "wall_s": wall, "cpu_s": cpu}
 
-    follow(lambda job: mixed(job) if "different" in job else answer(job))
+    follow(lambda job: mixed(job) if "order" in job else answer(job))
 
 
 def batch_worker(base: Path, adapters: Sequence[Path]) -> None:
@@ -87,17 +90,23 @@ def batch_worker(base: Path, adapters: Sequence[Path]) -> None:
     ids = loaded.renderer.prompt([Message("user", QUESTIONS[0])])
 
     def steps(job: Mapping[str, Any]) -> dict[str, Any]:
+        """What each part of the order took, on the same rows."""
         running.clear()
         for row in range(BATCH):
-            prompt = running.begin(ids, adapter=worn[row if job["different"] else 0], owner=str(row))
+            prompt = running.begin(ids, adapter=worn[row], owner=str(row))
             running.step([(prompt, prompt.left)])
             running.join(prompt, [Drawing()])
         running.step()
-        start, cpu = time.perf_counter(), time.process_time()
-        for _ in range(job["steps"]):
-            running.step()
-        wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-        return {"tokens": BATCH * job["steps"], "wall_s": wall, "cpu_s": cpu, "load_s": load_s}
+        found = []
+        for different in job["order"]:
+            for row, adapter in zip(running.rows, worn[:BATCH], strict=True):
+                row.adapter = adapter if different else worn[0]
+            start, cpu = time.perf_counter(), time.process_time()
+            for _ in range(job["steps"]):
+                running.step()
+            wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+            found.append({"tokens": BATCH * job["steps"], "wall_s": wall, "cpu_s": cpu})
+        return {"parts": found, "load_s": load_s}
 
     follow(steps)
 

@@ -52,16 +52,18 @@ class Bank:
         largest = max((linear.weight for group in self.groups.values() for linear in group.linears), key=torch.numel)
         onednn_from = fewest_rows_for_onednn(largest)
         for group in self.groups.values():
-            joint = Joint(group.linears, onednn_from=onednn_from) if can_join(group.linears) else None
+            joint = Joint(group, onednn_from=onednn_from) if can_join(group.linears) else None
             for place, linear in enumerate(group.linears):
                 linear.forward = partial(self._forward, linear.forward, group, joint, place)
 
     def _forward(
         self, stock: Callable[..., torch.Tensor], group: Group, joint: Joint | None, place: int, x: torch.Tensor
     ) -> torch.Tensor:
-        y = joint.product(place, x) if joint and not torch.is_grad_enabled() else stock(x)
+        if joint is not None and not torch.is_grad_enabled():
+            return joint.product(place, x, use=self._use)
+        y = stock(x)
         if self._use is not None:
-            self._use.add(group, place, x=x, y=y)
+            self._use.add(group, x=x, y=y)
         return y
 
     @contextmanager
@@ -73,7 +75,8 @@ class Bank:
         """
         self._use = self._use_of(adapters, counts or [1] * len(adapters))
         try:
-            yield
+            with torch.no_grad():
+                yield
         finally:
             self._use = None
 
@@ -199,11 +202,11 @@ def why_not(folder: Path) -> str | None:
 
 
 def _groups(model: Any) -> Iterator[Group]:
-    """The model's linear layers, those of one input together."""
+    """The model's linear layers, those of one input together if one product can make them."""
     for name, module in model.named_modules():
         linears = {child: layer for child, layer in module.named_children() if isinstance(layer, torch.nn.Linear)}
         for siblings in SIBLINGS:
-            if all(child in linears for child in siblings):
+            if all(child in linears for child in siblings) and can_join([linears[child] for child in siblings]):
                 yield _group(f"{name}.{siblings[0]}", [linears.pop(child) for child in siblings])
         for child, layer in linears.items():
             yield _group(f"{name}.{child}", [layer])

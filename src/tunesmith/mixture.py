@@ -2,7 +2,7 @@
 
 Not here: reading adapters, which layers there are (bank). Source: gathered batched products as in Punica (2310.18547),
 here one pair of products per input. Axes: T tokens, n adapters of a batch, m tokens of one of them, R rank, G linear
-layers of one input, I inputs, O outputs.
+layers of one input, P pieces of their outputs, I inputs, O outputs.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import gcd
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,19 +46,29 @@ class Adapter:
 
 @dataclass(eq=False)
 class Group:
-    """Linear layers that are given the same input."""
+    """Linear layers that are given the same input and computed as one: their outputs lie side by side."""
 
     name: str
     linears: tuple[Any, ...]
     inputs: int
     outputs: tuple[int, ...]
 
+    @property
+    def width(self) -> int:
+        """The widest piece of which every layer's outputs are a whole number."""
+        return gcd(*self.outputs)
+
+    @property
+    def counts(self) -> list[int]:
+        """How many pieces each layer's outputs are."""
+        return [outputs // self.width for outputs in self.outputs]
+
 
 class Use(Protocol):
     """How the tokens of one forward are adapted."""
 
-    def add(self, group: Group, place: int, *, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Add to y, in place, what the adapters make of x on the layer at that place of the group."""
+    def add(self, group: Group, *, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Add to y (..., O of all layers), in place and as it lies, what the adapters make of x (..., I)."""
         ...
 
 
@@ -66,16 +77,17 @@ class One:
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
-        self.of: tuple[Group, torch.Tensor] | None = None  # what h was computed for
 
-    def add(self, group: Group, place: int, *, x: torch.Tensor, y: torch.Tensor) -> None:
+    def add(self, group: Group, *, x: torch.Tensor, y: torch.Tensor) -> None:
         packed = self.adapter.groups.get(group.name)
-        if packed is None or (b := packed.bs[place]) is None:
+        if packed is None:
             return
-        if not _same(self.of, group, x):
-            h_TR = x.reshape(-1, group.inputs) @ packed.a.t()
-            self.of, self.hs = (group, x), h_TR.split(self.adapter.rank, dim=1)
-        y.view(-1, y.shape[-1]).addmm_(self.hs[place], b)
+        h_TR = x.reshape(-1, group.inputs) @ packed.a.t()
+        y_TO = y.view(-1, y.shape[-1])
+        hs, ys = h_TR.split(self.adapter.rank, dim=1), y_TO.split_with_sizes(group.outputs, dim=1)
+        for h, b, part in zip(hs, packed.bs, ys, strict=True):
+            if b is not None:
+                part.addmm_(h, b)
 
 
 class Many:
@@ -83,46 +95,46 @@ class Many:
 
     def __init__(self, adapters: tuple[Adapter | None, ...], seats: Seats, *, device: torch.device) -> None:
         self.adapters = adapters
-        self.seats = seats
         uses = Counter(adapter for adapter in adapters if adapter is not None)
         places = seats.seat(list(uses))
-        self.n, m = max(places.values()) + 1, max(uses.values())
-        gather, rows, slots = [0] * (self.n * m), [], []
+        self.n, self.m = max(places.values()) + 1, max(uses.values())
+        gather, rows, slots = [0] * (self.n * self.m), [], []
         filled: Counter[int] = Counter()
         for row, adapter in enumerate(adapters):
             if adapter is not None:
-                slot = places[adapter] * m + filled[places[adapter]]
+                slot = places[adapter] * self.m + filled[places[adapter]]
                 filled[places[adapter]] += 1
                 gather[slot] = row
                 rows.append(row)
                 slots.append(slot)
-        self.all_rows = rows == list(range(len(adapters)))
-        self.in_order = self.all_rows and m == 1 and gather == rows  # an idle place is no row's, wherever it lies
+        # An idle place is no row's, wherever it lies: then the rows are not in order.
+        self.in_order = self.m == 1 and gather == rows == list(range(len(adapters)))
         self.gather, self.rows, self.slots = (torch.tensor(x, device=device) for x in (gather, rows, slots))
-        self.parts = {}
-        for name in {name for adapter in uses for name in adapter.groups}:
-            a, bs = seats.stacks[name]
-            self.parts[name] = a[: self.n].transpose(1, 2), [b[: self.n] for b in bs]
-        self.of: tuple[Group, torch.Tensor] | None = None
+        self.parts = {
+            name: (stack.a[: self.n].transpose(1, 2), stack.b[: self.n].flatten(0, 1), stack.layer_of)
+            for name, stack in seats.stacks.items()
+            if any(name in adapter.groups for adapter in uses)
+        }
 
-    def add(self, group: Group, place: int, *, x: torch.Tensor, y: torch.Tensor) -> None:
-        part = self.parts.get(group.name)
-        if part is None:
+    def add(self, group: Group, *, x: torch.Tensor, y: torch.Tensor) -> None:
+        if (part := self.parts.get(group.name)) is None:
             return
-        a_nIR, bs = part
-        if not _same(self.of, group, x):
-            x_TI = x.view(-1, group.inputs)
-            x_nmI = x_TI[:, None] if self.in_order else x_TI.index_select(0, self.gather).view(self.n, -1, group.inputs)
-            self.of, self.hs = (group, x), torch.bmm(x_nmI, a_nIR).split(self.seats.rank, dim=2)
-        y_TO = y.view(-1, y.shape[-1])
-        # Not baddbmm_: into a part of a joint layer's output it multiplies adapter by adapter, at twice the cost.
-        change_TO = torch.bmm(self.hs[place], bs[place]).view(-1, y_TO.shape[1])
-        if not self.in_order:
-            change_TO = change_TO.index_select(0, self.slots)
-        if self.all_rows:
-            y_TO.add_(change_TO)
-        else:
-            y_TO.index_add_(0, self.rows, change_TO)
+        a_nIR, b, layer_of = part  # b (n * P, R, O of a piece)
+        pairs, rank, _ = b.shape
+        if self.in_order:  # few calls: beside so small products each of them counts
+            h = torch.bmm(x.view(self.n, 1, -1), a_nIR)
+            if layer_of is not None:
+                h = h.view(self.n, -1, rank).index_select(1, layer_of)
+            y.view(pairs, 1, -1).baddbmm_(h.view(pairs, 1, rank), b)
+            return
+        x_nmI = x.view(-1, group.inputs).index_select(0, self.gather).view(self.n, self.m, -1)
+        h = torch.bmm(x_nmI, a_nIR).view(self.n, self.m, -1, rank)
+        if layer_of is not None:
+            h = h.index_select(2, layer_of)
+        h = h.transpose(1, 2).reshape(pairs, self.m, rank)
+        change_nPmO = torch.bmm(h, b).view(self.n, -1, self.m, group.width)
+        change_TO = change_nPmO.transpose(1, 2).reshape(-1, y.shape[-1]).index_select(0, self.slots)
+        y.view(-1, y.shape[-1]).index_add_(0, self.rows, change_TO)
 
 
 class Parts:
@@ -130,15 +142,20 @@ class Parts:
 
     def __init__(self, parts: Sequence[tuple[Use, slice]]) -> None:
         self.parts = parts
-        self.of: tuple[Group, torch.Tensor] | None = None
 
-    def add(self, group: Group, place: int, *, x: torch.Tensor, y: torch.Tensor) -> None:
-        if not _same(self.of, group, x):  # the same pieces for each layer of the group, so that each is known again
-            x_TI = x.view(-1, group.inputs)
-            self.of, self.xs = (group, x), [x_TI[part] for _, part in self.parts]
-        y_TO = y.view(-1, y.shape[-1])
-        for (use, part), own in zip(self.parts, self.xs, strict=True):
-            use.add(group, place, x=own, y=y_TO[part])
+    def add(self, group: Group, *, x: torch.Tensor, y: torch.Tensor) -> None:
+        x_TI, y_TO = x.view(-1, group.inputs), y.view(-1, y.shape[-1])
+        for use, part in self.parts:
+            use.add(group, x=x_TI[part], y=y_TO[part])
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Places for n adapters on the layers of one input."""
+
+    a: torch.Tensor  # (n, G * R, I)
+    b: torch.Tensor  # (n, P, R, O of a piece): alike pieces, so that one product makes the outputs of all layers
+    layer_of: torch.Tensor | None  # each piece's layer (P,); None where each layer is one piece
 
 
 class Seats:
@@ -151,7 +168,7 @@ class Seats:
         self.groups = groups
         self.order: list[Adapter | None] = []
         self.rank = 0
-        self.stacks: dict[str, tuple[torch.Tensor, list[torch.Tensor]]] = {}
+        self.stacks: dict[str, Stack] = {}
 
     def seat(self, wanted: Sequence[Adapter]) -> dict[Adapter, int]:
         """The place of each adapter. They lie together but for a few idle places, which cost less than moving."""
@@ -183,21 +200,22 @@ class Seats:
         for name, packed in adapter.groups.items():
             if name not in self.stacks:
                 self.stacks[name] = self._empty(self.groups[name], like=packed.a)
-        for name, (a, bs) in self.stacks.items():
-            for stack in (a, *bs):
-                stack[place].zero_()
+        for name, stack in self.stacks.items():
+            stack.a[place].zero_()
+            stack.b[place].zero_()
             if name in adapter.groups:
-                packed, rank = adapter.groups[name], adapter.rank
-                a[place].view(len(bs), self.rank, -1)[:, :rank] = packed.a.view(len(bs), rank, -1)
-                for stack, b in zip(bs, packed.bs, strict=True):
-                    if b is not None:
-                        stack[place, :rank] = b
+                self._fill(stack, place, adapter=adapter, group=self.groups[name])
 
-    def _empty(self, group: Group, *, like: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        room = len(self.order)
-        a = like.new_zeros(room, len(group.outputs) * self.rank, group.inputs)
-        return a, [like.new_zeros(room, self.rank, outputs) for outputs in group.outputs]
+    def _fill(self, stack: Stack, place: int, *, adapter: Adapter, group: Group) -> None:
+        packed, rank, layers = adapter.groups[group.name], adapter.rank, len(group.outputs)
+        stack.a[place].view(layers, self.rank, -1)[:, :rank] = packed.a.view(layers, rank, -1)
+        for b, pieces in zip(packed.bs, stack.b[place].split(group.counts), strict=True):
+            if b is not None:
+                pieces[:, :rank] = b.view(rank, len(pieces), -1).transpose(0, 1)
 
-
-def _same(of: tuple[Group, torch.Tensor] | None, group: Group, x: torch.Tensor) -> bool:
-    return of is not None and of[0] is group and of[1] is x
+    def _empty(self, group: Group, *, like: torch.Tensor) -> Stack:
+        room, layers, pieces = len(self.order), len(group.outputs), sum(group.counts)
+        a = like.new_zeros(room, layers * self.rank, group.inputs)
+        b = like.new_zeros(room, pieces, self.rank, group.width)
+        layer_of = [layer for layer, count in enumerate(group.counts) for _ in range(count)]
+        return Stack(a, b, torch.tensor(layer_of, device=like.device) if pieces > layers else None)

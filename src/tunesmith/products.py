@@ -69,11 +69,13 @@ def fewest_rows_for_onednn(w_OI: torch.Tensor) -> float:
     return fewest
 
 
-def decoding_product(x: torch.Tensor, w_OI: torch.Tensor, *, onednn_from: float) -> torch.Tensor:
-    """x W' without a gradient, by oneDNN where x has so many rows."""
+def decoding_product(
+    x: torch.Tensor, w_OI: torch.Tensor, *, bias_O: torch.Tensor | None = None, onednn_from: float
+) -> torch.Tensor:
+    """x W' + bias without a gradient, by oneDNN where x has so many rows."""
     if x.numel() < onednn_from * x.shape[-1]:
-        return torch.nn.functional.linear(x, w_OI)
-    return _onednn(x, w_OI, None)
+        return torch.nn.functional.linear(x, w_OI, bias_O)
+    return _onednn(x, w_OI, bias_O)
 
 
 def linear(x_TI: torch.Tensor, w_OI: torch.Tensor, *, bias_O: torch.Tensor | None = None) -> torch.Tensor:
