@@ -278,7 +278,7 @@ def measure_batch(base: Path, adapters: Sequence[Path], plan: Plan) -> dict[str,
 def measure_stream(base: Path, plan: Plan) -> dict[str, Any]:
     """One streamed reply over HTTP, by turns with `transformers serve`, with transformers' generate with a streamer,
     which has no server in between, and with llama.cpp's server where it is installed. Each turn asks for another
-    story. Only one peer is there at a time: some keep a core busy while they wait."""
+    story, and who goes first alternates. Only one peer is there at a time: some keep a core busy while they wait."""
     llamas = [f"llama.cpp {kind}" for kind in plan.llama_kinds if find_spec("xllamacpp")]
     document: dict[str, Any] = {}
     for peer in ("transformers_serve", "generate", *llamas):
@@ -287,15 +287,17 @@ def measure_stream(base: Path, plan: Plan) -> dict[str, Any]:
         with worker("server", base, adapters=[]) as server, worker(peer, base, adapters=[]) as theirs:
             url = server()["url"]
             their_url = theirs()["url"] if peer == "transformers_serve" else None
-            for turn in range(-1, plan.repeats):  # the first is not counted
+            turns = 3 * plan.repeats if their_url else plan.repeats  # more where it is close
+            for turn in range(-1, turns):  # the first is not counted
                 question = f"Write a long story about {turn + 2} lighthouse keepers."
-                found = [streamed(url, "base", question, tokens=plan.stream_tokens)]
-                if their_url:
-                    found.append(streamed(their_url, str(base), question, tokens=plan.stream_tokens))
-                else:
-                    answer = theirs(question=question, tokens=plan.stream_tokens)
-                    found.append((answer["text"], answer["wall_s"]))
-                for place, (text, wall_s) in enumerate(found):
+                for place in (0, 1) if turn % 2 else (1, 0):
+                    if place == 0:
+                        text, wall_s = streamed(url, "base", question, tokens=plan.stream_tokens)
+                    elif their_url:
+                        text, wall_s = streamed(their_url, str(base), question, tokens=plan.stream_tokens)
+                    else:
+                        answer = theirs(question=question, tokens=plan.stream_tokens)
+                        text, wall_s = answer["text"], answer["wall_s"]
                     texts[place].append(text)
                     if turn >= 0:
                         rates[place].append(plan.stream_tokens / wall_s)
