@@ -63,5 +63,5 @@ def test_rows_get_what_their_own_adapter_adds(
         for group in GROUPS:
             x_TI, y_TO = torch.randn(1, len(rows), group.inputs), torch.randn(1, len(rows), sum(group.outputs))
             wanted = y_TO[0] + torch.stack([alone(item, group, x_I) for item, x_I in zip(rows, x_TI[0], strict=True)])
-            Parts(uses).add(group, x=x_TI, y=y_TO)
+            Parts(uses, num_tokens=len(rows)).add(group, x=x_TI, y=y_TO)
             torch.testing.assert_close(y_TO[0], wanted, rtol=1e-4, atol=1e-4)

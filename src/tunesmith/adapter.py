@@ -172,18 +172,34 @@ def load_adapter(base: Base, folder: Path, *, trainable: bool = False) -> Any:
 def add_adapter(base: Base, folder: Path, *, name: str, model: Any | None = None) -> Any:
     """Put a saved adapter on the base under `name`, beside those of `model`, the result for the adapter before.
 
-    `name` holds no dot. Switch with `model.set_adapter(name)`. Raises what `load_adapter` raises.
+    `name` holds no dot. Switch with `model.set_adapter(name)`. Raises ModelError; nothing of it is left on then.
     """
     from peft import PeftModel
 
     check_pin(base, folder)
-    with _quiet():
-        if model is None:
-            model = PeftModel.from_pretrained(base.model, str(folder), adapter_name=name)
-        else:
-            model.load_adapter(str(folder), adapter_name=name)
-            model.set_adapter(name, inference_mode=True)
-    return _whole(model, folder, name=name)
+    before = model
+    try:
+        with _quiet():
+            if model is None:
+                model = PeftModel.from_pretrained(base.model, str(folder), adapter_name=name)
+            else:
+                model.load_adapter(str(folder), adapter_name=name)
+                model.set_adapter(name, inference_mode=True)
+        return _whole(model, folder, name=name)
+    except (RuntimeError, SafetensorError) as error:  # PEFT has put its layers on before it reads the weights
+        if before is None:
+            _unwrap(base.model)
+        elif name in before.peft_config:
+            before.delete_adapter(name)
+        raise ModelError(f"{folder} does not fit this base: {error}", "Copy it again.") from error
+
+
+def _unwrap(model: Any) -> None:
+    """Put each layer that PEFT has put its own around back in its place."""
+    for name, module in list(model.named_modules()):
+        own = getattr(module, "base_layer", None) or getattr(module, "original_module", None)
+        if own is not None:
+            model.set_submodule(name, own)
 
 
 @torch.inference_mode()

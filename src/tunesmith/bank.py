@@ -45,6 +45,9 @@ class Bank:
         self.base = base
         self.groups = {group.name: group for group in _groups(base.model)}
         self._use: Use | None = None
+        self._use_at_output: Use | None = None
+        output = base.model.get_output_embeddings()
+        self._output = next((group.name for group in self.groups.values() if output in group.linears), None)
         self._seats = Seats(self.groups)
         self._one: One | None = None
         self._many: Many | None = None
@@ -59,11 +62,12 @@ class Bank:
     def _forward(
         self, stock: Callable[..., torch.Tensor], group: Group, joint: Joint | None, place: int, x: torch.Tensor
     ) -> torch.Tensor:
+        use = self._use_at_output if group.name == self._output else self._use
         if joint is not None and not torch.is_grad_enabled():
-            return joint.product(place, x, use=self._use)
+            return joint.product(place, x, use=use)
         y = stock(x)
-        if self._use is not None:
-            self._use.add(group, x=x, y=y)
+        if use is not None:
+            use.add(group, x=x, y=y)
         return y
 
     @contextmanager
@@ -71,14 +75,18 @@ class Bank:
         """While open, what the model is fed is computed with `adapters`; None leaves it to the base.
 
         With all the same, it is fed anything. Else the next `counts[i]` tokens, row by row, are computed
-        with `adapters[i]`; cheapest is one token each, and those first. For one thread at a time.
+        with `adapters[i]`; cheapest is one token each, and those first; logits are asked of one token of each, in
+        this order. For one thread at a time.
         """
-        self._use = self._use_of(adapters, counts or [1] * len(adapters))
+        single = [1] * len(adapters)
+        self._use = self._use_of(adapters, counts or single)
+        if any(adapter is not None and self._output in adapter.groups for adapter in adapters):
+            self._use_at_output = self._use_of(adapters, single)
         try:
             with torch.no_grad():
                 yield
         finally:
-            self._use = None
+            self._use = self._use_at_output = None
 
     def _use_of(self, adapters: Sequence[Adapter | None], counts: Sequence[int]) -> Use | None:
         if all(adapter is adapters[0] for adapter in adapters):
@@ -93,7 +101,7 @@ class Bank:
         for adapter, count in zip(adapters[single:], counts[single:], strict=True):
             start, end = end, end + count
             parts.append((One(adapter) if adapter else None, slice(start, end)))
-        return Parts([(use, part) for use, part in parts if use is not None])
+        return Parts([(use, part) for use, part in parts if use is not None], num_tokens=end)
 
     def _use_of_one(self, adapter: Adapter | None) -> Use | None:
         if adapter is not None and (self._one is None or self._one.adapter is not adapter):
@@ -102,6 +110,7 @@ class Bank:
 
     def _use_of_many(self, adapters: Sequence[Adapter | None]) -> Use:
         if self._many is None or self._many.adapters != tuple(adapters):
+            self._many = None  # its places may be taken by now, also where the next one cannot be made
             self._many = Many(tuple(adapters), self._seats, device=self.base.model.device)
         return self._many
 

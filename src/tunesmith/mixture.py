@@ -127,7 +127,9 @@ class Many:
                 h = h.view(self.n, -1, rank).index_select(1, layer_of)
             y.view(pairs, 1, -1).baddbmm_(h.view(pairs, 1, rank), b)
             return
-        x_nmI = x.view(-1, group.inputs).index_select(0, self.gather).view(self.n, self.m, -1)
+        x_TI = x.view(-1, group.inputs)
+        _check_tokens(group, x_TI, len(self.adapters))
+        x_nmI = x_TI.index_select(0, self.gather).view(self.n, self.m, -1)
         h = torch.bmm(x_nmI, a_nIR).view(self.n, self.m, -1, rank)
         if layer_of is not None:
             h = h.index_select(2, layer_of)
@@ -140,11 +142,13 @@ class Many:
 class Parts:
     """Parts of what the model is fed, each with a use of its own."""
 
-    def __init__(self, parts: Sequence[tuple[Use, slice]]) -> None:
+    def __init__(self, parts: Sequence[tuple[Use, slice]], *, num_tokens: int) -> None:
         self.parts = parts
+        self.num_tokens = num_tokens
 
     def add(self, group: Group, *, x: torch.Tensor, y: torch.Tensor) -> None:
         x_TI, y_TO = x.view(-1, group.inputs), y.view(-1, y.shape[-1])
+        _check_tokens(group, x_TI, self.num_tokens)
         for use, part in self.parts:
             use.add(group, x=x_TI[part], y=y_TO[part])
 
@@ -196,7 +200,7 @@ class Seats:
                 self._copy(adapter, place)
 
     def _copy(self, adapter: Adapter, place: int) -> None:
-        self.order[place] = adapter
+        self.order[place] = None  # until all of it is there: copying may fail
         for name, packed in adapter.groups.items():
             if name not in self.stacks:
                 self.stacks[name] = self._empty(self.groups[name], like=packed.a)
@@ -205,6 +209,7 @@ class Seats:
             stack.b[place].zero_()
             if name in adapter.groups:
                 self._fill(stack, place, adapter=adapter, group=self.groups[name])
+        self.order[place] = adapter
 
     def _fill(self, stack: Stack, place: int, *, adapter: Adapter, group: Group) -> None:
         packed, rank, layers = adapter.groups[group.name], adapter.rank, len(group.outputs)
@@ -219,3 +224,9 @@ class Seats:
         b = like.new_zeros(room, pieces, self.rank, group.width)
         layer_of = [layer for layer, count in enumerate(group.counts) for _ in range(count)]
         return Stack(a, b, torch.tensor(layer_of, device=like.device) if pieces > layers else None)
+
+
+def _check_tokens(group: Group, x_TI: torch.Tensor, expected: int) -> None:
+    """A layer that is given other tokens than the model was fed would compute them with each other's adapters."""
+    if len(x_TI) != expected:
+        raise RuntimeError(f"{group.name} was given {len(x_TI)} tokens of {expected}: whose they are is not known.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,9 +36,10 @@ REUSE_PROMPTS = 256  # of which each is looked at
 TOLERANCE = 1e-3  # of the logits' spread, between this decoding and the stock forward; in 16 bits 100 times that
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Switched:
-    """An adapter that the bank cannot hold (`reason`): PEFT puts it on and takes it off around each of its steps."""
+    """An adapter that the bank cannot hold (`reason`): PEFT puts it on and takes it off around each of its steps, and
+    holds it as long as anybody, such as a request that waits, holds this."""
 
     name: str  # on the PEFT model
     sha256: str
@@ -57,7 +59,7 @@ class Row:
     drawing: Drawing
     token: Token
     state: State | None = None  # of a row that is not in the batch
-    failure: Exception | None = None  # why no token could be chosen, such as a grammar that leaves none
+    failure: BaseException | None = None  # why no token could be chosen, such as a grammar that leaves none
 
 
 class Prompt:
@@ -71,7 +73,7 @@ class Prompt:
         self.reused = self.fed = 0  # tokens that an earlier prompt brought; those that are in the slots
         self.logits_V: torch.Tensor | None = None  # after the last
         self.state: State | None = None  # of one that is fed by itself
-        self.failure: Exception | None = None  # why one that is fed by itself could not be
+        self.failure: Exception | None = None  # why no row can go on from it
 
     @property
     def left(self) -> int:
@@ -100,7 +102,7 @@ class Running:
         self.token_bytes = 0
         self.peft: Any | None = None
         self._num_switched = 0
-        self._retired: set[Switched] = set()
+        self._switched: dict[str, weakref.ref[Switched]] = {}  # by name on the PEFT model
         self.alone: str | None = None
         if check:
             self.alone = self._why_alone()
@@ -115,27 +117,25 @@ class Running:
         reason = why_not(folder)
         if reason is None:
             return self.bank.read(folder)
+        self.forget_unused()
         name = f"adapter_{self._num_switched}"
         self._num_switched += 1
+        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        adapter = Switched(name, weights_sha256(folder), reason, size)
         self.peft = add_adapter(self.base, folder, name=name, model=self.peft)
+        self._switched[name] = weakref.ref(adapter)
         if not logit_change(self.base, self.peft) > 0:  # NaN fails as well
             raise ModelError(
                 f"{folder} does not change what {self.base.name} answers.", "Train it again; it must not be served."
             )
-        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        return Switched(name, weights_sha256(folder), reason, size)
+        return adapter
 
-    def take_off(self, adapter: Switched) -> None:
-        """Forget it as soon as no row uses it."""
-        self._retired.add(adapter)
-        self._forget_retired()
-
-    def _forget_retired(self) -> None:
-        used = {row.adapter for row in self.apart}
-        for adapter in [adapter for adapter in self._retired if adapter not in used]:
-            self._retired.remove(adapter)
+    def forget_unused(self) -> None:
+        """Let PEFT forget the adapters that nobody holds any more. For the thread that decodes."""
+        for name in [name for name, held in self._switched.items() if held() is None]:
             if self.peft is not None and len(self.peft.peft_config) > 1:  # PEFT keeps the last one
-                self.peft.delete_adapter(adapter.name)
+                del self._switched[name]
+                self.peft.delete_adapter(name)
 
     @contextlib.contextmanager
     def wearing(self, adapter: Worn) -> Iterator[Any]:
@@ -201,6 +201,7 @@ class Running:
 
     def step(self, feeds: Sequence[tuple[Prompt, int]] = ()) -> None:
         """Feed every row's token and so many more tokens of each of these prompts; choose the rows' next."""
+        self.forget_unused()
         together = [(prompt, count) for prompt, count in feeds if not self._is_apart(prompt)]
         if self.rows or together:
             self._step_together(together)
@@ -230,20 +231,27 @@ class Running:
         for (prompt, _), span, logits_V in zip(feeds, spans, logits_BV[len(self.rows) :], strict=True):
             prompt.fed = span.end
             prompt.logits_V = logits_V if not prompt.left else None
+            if not logits_V.max().isfinite():
+                prompt.failure = _not_finite(prompt.adapter)
 
     def _feed_apart(self, prompt: Prompt) -> None:
         try:
             with self.wearing(prompt.adapter) as model:
                 prompt.state = prefill(model, [prompt.ids], prefix=None)
             prompt.fed, prompt.logits_V = len(prompt.ids), prompt.state.logits_BV[0]
+            if not prompt.logits_V.max().isfinite():
+                raise _not_finite(prompt.adapter)
         except Exception as error:  # it belongs to whoever asked
             prompt.failure = error
 
     def _choose(self, rows: Sequence[Row], logits_BV: torch.Tensor) -> None:
-        best_B = logits_BV.argmax(-1).tolist()
-        for row, best, logits_V in zip(rows, best_B, logits_BV, strict=True):
+        largest_B, best_B = logits_BV.max(-1)  # not a number where any of them is not
+        finite_B = largest_B.isfinite().tolist()
+        for row, best, finite, logits_V in zip(rows, best_B.tolist(), finite_B, logits_BV, strict=True):
             row.length += 1
-            if row.drawing.is_argmax:
+            if not finite:
+                row.failure = _not_finite(row.adapter)
+            elif row.drawing.is_argmax:
                 row.token = Token(best)
             else:
                 self._choose_for(row, logits_V)
@@ -251,16 +259,17 @@ class Running:
     def _choose_for(self, row: Row, logits_V: torch.Tensor) -> None:
         try:
             row.token = row.drawing.draw(logits_V)
-        except Exception as error:  # it belongs to whoever asked for this row
+        except BaseException as error:  # it belongs to whoever asked for this row; a panic in Rust is no Exception
             row.failure = error
 
     def leave(self, row: Row) -> None:
         """Take a row out; the last one takes its slot."""
         if row.state is not None:
             self.apart.remove(row)
-            self._forget_retired()
             return
         place = self.rows.index(row)
+        if row.failure is not None:
+            self.slots.wipe(place)  # what is not a number would reach later rows even from hidden columns
         last = self.rows.pop()
         if last is not row:
             self.slots.move(len(self.rows), to=place, columns=last.length)
@@ -279,6 +288,8 @@ class Running:
     def _why_alone(self) -> str | None:
         """Two rows of different lengths, a prompt in two chunks and one step: what the stock forward gives, or why the
         base's rows are decoded one by one by that."""
+        if kind := _rotary_by_length(self.base.model.config.get_text_config()):
+            return f"its rotary positions ({kind}) are others where any row of the batch is long"
         ids = self.base.renderer.prompt([Message("user", "Where is my card?")])
         prompts = [ids, ids[: len(ids) // 2 + 1]]
         expected = [self.base.model(input_ids=torch.tensor([row]).to(self.base.model.device)).logits for row in prompts]
@@ -346,6 +357,20 @@ class _Reuse:
 
     def clear(self) -> None:
         self.held.clear()
+
+
+def _rotary_by_length(config: Any) -> str | None:
+    """The kind of rotary positions whose frequencies follow the longest row that is fed, which are another for the
+    rows beside it and for a prompt fed in chunks; None for all others."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    by_layer = [value for value in parameters.values() if isinstance(value, dict)]
+    kinds = [str(item.get("rope_type", "")) for item in (parameters, *by_layer)]
+    return next((kind for kind in kinds if "dynamic" in kind or kind == "longrope"), None)
+
+
+def _not_finite(adapter: Worn) -> ModelError:
+    name = "the base" if adapter is None else adapter.folder.name if isinstance(adapter, Adapter) else adapter.name
+    return ModelError(f"{name} computes numbers that are not finite.", "Train it again with a lower learning rate.")
 
 
 def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:

@@ -68,6 +68,11 @@ class Slots:
         for held in self.sides.values():
             held[:, to, :, :columns] = held[:, source, :, :columns]
 
+    @torch.inference_mode()
+    def wipe(self, row: int) -> None:
+        for held in self.sides.values():
+            held[:, row].zero_()
+
     @property
     def num_bytes(self) -> int:
         return sum(held.numel() * held.element_size() for held in self.sides.values())

@@ -147,7 +147,7 @@ class Scheduler:
                     self._write(stepped)
                     for prompt, _ in feeds:
                         self._open(prompt)
-            except Exception as error:  # it belongs to all who are in the batch
+            except BaseException as error:  # it belongs to all who are in the batch; nobody else would be told
                 self._fail(error)
 
     def _feeds(self) -> list[tuple[Prompt, int]]:
@@ -167,8 +167,8 @@ class Scheduler:
         while (job := self._next()) is not None:
             try:
                 prompt = self.running.begin(job.ids, adapter=job.adapter, owner=job.owner)
-            except Exception as error:  # it belongs to whoever asked
-                job.put(error)
+            except BaseException as error:  # it belongs to whoever asked
+                job.put(_told(error))
             else:
                 self._prompts[prompt] = job
                 return prompt
@@ -213,13 +213,13 @@ class Scheduler:
             if not prompt.left:
                 self._write(rows)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         jobs = {id(job): job for job in (*(job for job, _ in self._rows.values()), *self._prompts.values())}
         self._rows.clear()
         self._prompts.clear()
         self.running.clear()
         for job in jobs.values():
-            job.put(error)
+            job.put(_told(error))
 
     def _write(self, rows: Sequence[Row]) -> None:
         """Hand each row's new token to its writer; those that are finished leave."""
@@ -236,9 +236,9 @@ class Scheduler:
                         job.left -= 1
                         if not job.left:
                             self._took_s += 0.1 * (time.monotonic() - job.asked_s - self._took_s)
-            except Exception as error:  # of the writer: it belongs to whoever asked
+            except BaseException as error:  # of the writer: it belongs to whoever asked
                 job.cancelled.set()
-                job.put(error)
+                job.put(_told(error))
 
     def _drop_cancelled(self) -> None:
         self._prompts = {prompt: job for prompt, job in self._prompts.items() if not job.cancelled.is_set()}
@@ -248,6 +248,11 @@ class Scheduler:
     def _leave(self, row: Row) -> None:
         if self._rows.pop(row, None) is not None:
             self.running.leave(row)
+
+
+def _told(error: BaseException) -> Exception:
+    """As it is told to whoever asked: a panic of a library in Rust must not end their thread as well."""
+    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def wait_for(future: Future[Any], timeout_s: float) -> Any:

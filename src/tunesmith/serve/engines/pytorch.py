@@ -59,7 +59,7 @@ class TorchEngine:
 
     def take_off(self, adapter: Worn) -> None:
         if isinstance(adapter, Switched):
-            self.scheduler.call(lambda: self.running.take_off(adapter))
+            self.scheduler.call(self.running.forget_unused)
 
     def check(self, ask: Ask) -> None:
         """Nothing is beyond it."""
