@@ -25,6 +25,7 @@ from tunesmith.serve.app import create_app
 from tunesmith.serve.models import ServedModel, ServedModels
 from tunesmith.serve.reply import Ask, Choice, Item, Piece
 from tunesmith.serve.run import running
+from tunesmith.serve.scheduler import Job
 
 HELLO: list[Any] = [{"role": "user", "content": "My card is lost, case 7."}]
 GREEDY = {"temperature": 0, "max_tokens": 24}
@@ -143,14 +144,14 @@ class Broken(ServedModels):
 
     pieces = 0
 
-    def submit(self, name: str, ask: Ask, *, put: Callable[[Item], None], owner: str = "") -> threading.Event:
+    def submit(self, served: ServedModel, ask: Ask, *, put: Callable[[Item], None], owner: str = "") -> Job:
         for _ in range(self.pieces):
             put(Piece(0, "x"))
         try:
             raise ValueError(f"inside: {ask.messages[0].content}")
         except ValueError as error:
             put(error)
-        return threading.Event()
+        return Job([], [], put)
 
 
 def test_a_failure_says_nothing_of_its_inside_and_logs_no_prompt(
@@ -179,15 +180,16 @@ class Slow(ServedModels):
         self.items: list[Item] = []
         self.begun = threading.Event()
 
-    def submit(self, name: str, ask: Ask, *, put: Callable[[Item], None], owner: str = "") -> threading.Event:
+    def submit(self, served: ServedModel, ask: Ask, *, put: Callable[[Item], None], owner: str = "") -> Job:
         def slow_put(item: Item) -> None:
             self.items.append(item)
             self.begun.set()
             time.sleep(0.02)
             put(item)
 
-        self.cancelled = super().submit(name, replace(ask, pieces=True), put=slow_put)
-        return self.cancelled
+        job = super().submit(served, replace(ask, pieces=True), put=slow_put)
+        self.cancelled = job.cancelled
+        return job
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -70,7 +70,9 @@ class Metrics:
             yield _line("request_seconds_count", {"route": route}, total)
 
     def _token_lines(self) -> Iterator[str]:
-        yield from _head("tokens_total", "counter", "Tokens of answered requests.")
+        yield from _head(
+            "tokens_total", "counter", "Tokens of requests, also of those that were left before their end."
+        )
         for (model, kind), count in sorted(self._tokens.items()):
             yield _line("tokens_total", {"model": model, "kind": kind}, count)
 

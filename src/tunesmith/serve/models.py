@@ -63,7 +63,7 @@ class ServedModel:
 
 
 class ServedModels:
-    """The models of one server. `load` makes it; `submit` and `stream` answer."""
+    """The models of one server. `load` makes it; `get` finds one, `submit` asks it; `stream` does both."""
 
     def __init__(
         self,
@@ -171,13 +171,13 @@ class ServedModels:
             del self._trials[made.name, made.owner]
             self.remove(made.name)
 
-    def submit(self, name: str, ask: Ask, *, put: Callable[[Item], None], owner: str = LOCAL_OWNER) -> threading.Event:
-        """Queue a request with its base. Setting the event returned ends it before its next token.
+    def submit(self, served: ServedModel, ask: Ask, *, put: Callable[[Item], None], owner: str = LOCAL_OWNER) -> Job:
+        """Queue a request with the base of a model that `get` gave; nothing is loaded. Setting the job's `cancelled`
+        ends it before its next token.
 
         `put` gets, from a thread of the engine, pieces of text and a Choice for each reply, or the exception that ended
         it. Raises ServeError for what cannot be answered: too long, beyond the engine, or too many wait (Busy).
         """
-        served = self.get(name, owner=owner)
         served.engine.check(ask)
         ids = ask.prompt(served.base)
         limit = reply_limit(served.base, len(ids), asked=ask.max_new_tokens)
@@ -186,18 +186,16 @@ class ServedModels:
         writers = [Writer(served.base, ask, index=index, prompt_tokens=len(ids), limit=limit) for index in range(ask.n)]
         job = Job(ids, writers, put, served.adapter, owner, most=limit)
         served.engine.submit(job)
-        return job.cancelled
+        return job
 
-    def check(self, name: str, ids: Sequence[int], *, owner: str = LOCAL_OWNER) -> ServedModel:
-        """The model, for a text that it can read. Raises as `submit` for one that it cannot."""
-        served = self.get(name, owner=owner)
+    def check(self, served: ServedModel, ids: Sequence[int]) -> None:
+        """Raises as `submit` for a text that the model cannot read."""
         reply_limit(served.base, len(ids), asked=1)
         _check_tokens(ids, served.base, param="prompt")
-        return served
 
-    def tell(self, name: str, ids: Sequence[int], *, top: int, owner: str = LOCAL_OWNER) -> list[Token]:
+    def tell(self, served: ServedModel, ids: Sequence[int], *, top: int) -> list[Token]:
         """How likely the model finds each token of a text, and the `top` best in its place. Raises as `check`."""
-        served = self.check(name, ids, owner=owner)
+        self.check(served, ids)
         return served.engine.tell(ids, served.adapter, top=top)
 
     def stream(self, name: str, ask: Ask, *, owner: str = LOCAL_OWNER) -> Iterator[str | Reply]:
@@ -208,7 +206,7 @@ class ServedModels:
     def stream_items(self, name: str, ask: Ask, *, owner: str = LOCAL_OWNER) -> Iterator[Piece | Choice]:
         """As `stream`, with the tokens where `ask` wants log-probabilities."""
         items: queue.SimpleQueue[Item] = queue.SimpleQueue()
-        cancelled = self.submit(name, ask, put=items.put, owner=owner)
+        job = self.submit(self.get(name, owner=owner), ask, put=items.put, owner=owner)
         try:
             while True:
                 item = items.get()
@@ -218,7 +216,7 @@ class ServedModels:
                 if isinstance(item, Choice):
                     return
         finally:
-            cancelled.set()
+            job.cancelled.set()
 
     def check_ready(self) -> None:
         """Every base makes a token, or made one just now. Raises ServeError (503) when one does not."""

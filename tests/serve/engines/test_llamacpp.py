@@ -113,11 +113,11 @@ def test_several_replies_and_what_is_beyond_it(llama: ServedModels) -> None:
         if sum(isinstance(one, Choice) for one in arrived) == 3:
             done.set()
 
-    llama.submit("plain", several, put=put)
+    llama.submit(llama.get("plain"), several, put=put)
     assert done.wait(30)
     assert {item.index for item in arrived if isinstance(item, Choice)} == {0, 1, 2}
     with pytest.raises(RequestError) as refused:
-        llama.submit("plain", asked(TEXTS[1], sampling=Sampling(presence_penalty=1.0)), put=put)
+        llama.submit(llama.get("plain"), asked(TEXTS[1], sampling=Sampling(presence_penalty=1.0)), put=put)
     assert (refused.value.param, refused.value.status) == ("presence_penalty", 400)
 
 

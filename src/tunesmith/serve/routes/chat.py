@@ -14,30 +14,25 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from tunesmith.serve.answered import note_answer
-from tunesmith.serve.models import ServedModels
+from tunesmith.serve.answered import keep_answer
 from tunesmith.serve.reply import Choice
 from tunesmith.serve.route import Route, Who
-from tunesmith.serve.streaming import Made, answer_stream, answer_whole, items_of
+from tunesmith.serve.streaming import Made, answer_stream, answer_whole, items_of, model_of
 from tunesmith.serve.wire.body import read_bytes
 from tunesmith.serve.wire.chat import ChatRequest, Envelope, parse_chat
 
 
 async def chat_completions(request: Request, who: Who) -> Response:
     """Replies to a conversation. Errors before the first token are plain HTTP errors."""
-    models: ServedModels = request.app.state.models
     chat = parse_chat(await read_bytes(request))
-    at_hand = models.at_hand(chat.model)
-    if at_hand and chat.is_plain:
-        model, ask = at_hand, chat.ask
-    else:  # a model may have to be loaded, and a grammar be made
-        model, ask = await run_in_threadpool(lambda: (models.get(chat.model, owner=who.owner), chat.ask))
+    model = await model_of(request, chat.model, owner=who.owner)
+    ask = chat.ask if chat.is_plain else await run_in_threadpool(lambda: chat.ask)  # a grammar may have to be made
     id = f"chatcmpl-{secrets.token_hex(12)}"
     envelope = Envelope(id, int(time.time()), model, ask.tools, chat.most_calls, chat.logprobs)
-    made = items_of(request, chat.model, asks=[ask], owner=who.owner)
-    noted = partial(note_answer, request, sent=chat.to_keep, labels=chat.metadata)
+    made = items_of(request, model, asks=[ask], owner=who.owner)
+    keep = partial(keep_answer, request, sent=chat.to_keep, labels=chat.metadata)
     if not chat.stream:
-        return await answer_whole(made, envelope.completion, noted=noted)
+        return await answer_whole(made, envelope.completion, keep=keep)
 
     async def events(made: Made) -> AsyncIterator[dict[str, Any]]:
         extra = {"usage": None} if chat.stream_options.include_usage else {}
@@ -48,7 +43,7 @@ async def chat_completions(request: Request, who: Who) -> Response:
             if isinstance(item, Choice):
                 choices.append(item)
                 if len(choices) == chat.n:
-                    await noted(envelope.completion(choices))
+                    await keep(envelope.completion(choices))
                 for chunk in envelope.ending(item):
                     yield {**chunk, **extra}
             else:

@@ -16,11 +16,11 @@ from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from tunesmith.contender import Reply
-from tunesmith.serve.answered import note_answer
+from tunesmith.serve.answered import note_tokens
 from tunesmith.serve.models import ServedModel, ServedModels
 from tunesmith.serve.reply import Ask, Choice
 from tunesmith.serve.route import Route, Who
-from tunesmith.serve.streaming import Made, Noted, answer_stream, answer_whole, items_of
+from tunesmith.serve.streaming import Made, answer_stream, answer_whole, items_of, model_of
 from tunesmith.serve.wire.body import read_bytes
 from tunesmith.serve.wire.completions import CompletionRequest, TextEnvelope, parse_completion
 
@@ -29,35 +29,33 @@ async def completions(request: Request, who: Who) -> Response:
     """What follows a text, or several. Errors before the first token are plain HTTP errors."""
     models: ServedModels = request.app.state.models
     asked = parse_completion(await read_bytes(request))
-
-    def prepared() -> tuple[ServedModel, list[Ask]]:
-        model = models.get(asked.model, owner=who.owner)
-        return model, asked.asks(model.base)
-
-    model, asks = await run_in_threadpool(prepared)
+    model = await model_of(request, asked.model, owner=who.owner)
+    asks = await run_in_threadpool(asked.asks, model.base)
     told = []
     for ask in asks if asked.echo else ():
         if asked.logprobs is not None:
-            tell = partial(models.tell, asked.model, ask.ids, top=asked.logprobs, owner=who.owner)
-            told.append(await run_in_threadpool(tell))
+            told.append(await run_in_threadpool(partial(models.tell, model, ask.ids, top=asked.logprobs)))
         elif asked.max_tokens == 0:
-            await run_in_threadpool(partial(models.check, asked.model, ask.ids, owner=who.owner))
+            await run_in_threadpool(models.check, model, ask.ids)
     envelope = TextEnvelope(f"cmpl-{secrets.token_hex(12)}", int(time.time()), model, asked, told)
-    made = items_of(request, asked.model, asks=asks, owner=who.owner) if asked.max_tokens != 0 else _nothing(asks)
-    noted = partial(note_answer, request, sent=None, labels=None)
+    if asked.max_tokens == 0:
+        made = _nothing(request, model, asks=asks)
+    else:
+        made = items_of(request, model, asks=asks, owner=who.owner)
     if not asked.stream:
-        return await answer_whole(made, envelope.completion, noted=noted)
-    return await answer_stream(request, made, events=partial(_events, envelope, noted))
+        return await answer_whole(made, envelope.completion)
+    return await answer_stream(request, made, events=partial(_events, envelope))
 
 
-async def _nothing(asks: Sequence[Ask]) -> Made:
-    """No new text for any of them: the replies that max_tokens 0 asks for."""
+async def _nothing(request: Request, model: ServedModel, *, asks: Sequence[Ask]) -> Made:
+    """No new text for any of them: the replies that max_tokens 0 asks for. The prompts are counted."""
+    note_tokens(request, model.name, prompt=sum(len(ask.ids) for ask in asks))
     places = [(number, place) for number, ask in enumerate(asks) for place in range(ask.n)]
     for index, (number, _) in enumerate(places):
         yield Choice(index, Reply("", len(asks[number].ids), 0, 0.0, "length"))
 
 
-async def _events(envelope: TextEnvelope, noted: Noted, made: Made) -> AsyncIterator[dict[str, Any]]:
+async def _events(envelope: TextEnvelope, made: Made) -> AsyncIterator[dict[str, Any]]:
     asked = envelope.asked
     extra = {"usage": None} if asked.stream_options.include_usage else {}
     count, choices = len(asked.prompt) * asked.n, []
@@ -68,8 +66,6 @@ async def _events(envelope: TextEnvelope, noted: Noted, made: Made) -> AsyncIter
     async for item in made:
         if isinstance(item, Choice):
             choices.append(item)
-            if len(choices) == count:
-                await noted(envelope.completion(choices))
             yield {**envelope.chunk(item.index, "", reason=item.reply.finish_reason), **extra}
         else:
             offset = offsets[item.index]
