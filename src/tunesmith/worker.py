@@ -74,6 +74,7 @@ def prepare(recipe: Recipe, out: Path | None, *, say: Say, base: Base | None = N
     ledger = _join_ledger(training, validation, planned, own_validation=recipe.validation is None)
     check_conservation(ledger, training.source.lines)
     facts = {"fingerprint": fingerprint, "dataset": training.id, "validation_dataset": validation.id}
+    facts["data_sha256"] = training.source.sha256
     run = found or runs.create_run(out, recipe=recipe.model_dump(), facts=facts)
     run.write_lines("ledger.jsonl", (row.as_dict() for row in ledger))
     run.write_lines("validation.jsonl", (json.loads(example.to_json()) for example in validation.examples))

@@ -90,6 +90,18 @@ def test_writing_the_same_version_twice_changes_nothing(dataset: Dataset, tmp_pa
     assert [entry.name for entry in (tmp_path / "datasets").iterdir()] == [dataset.id]
 
 
+def test_the_same_rows_on_other_lines_have_the_ledger_of_their_own_file(tmp_path: Path) -> None:
+    root = tmp_path / "datasets"
+    for rows in ([example(0), None, example(1)], [example(0), example(1), None], [example(0), example(1)]):
+        loaded = load(write_file(tmp_path, rows))
+        made = write_loaded(root, loaded)
+        blank = [line for line, row in enumerate(rows, 1) if row is None]
+        for version in (made, *split_dataset(root, made, count=1)):
+            assert version.source.sha256 == loaded.sha256
+            assert [row.line for row in version.ledger if row.status == "dropped"] == blank
+        assert list(made.rows) == loaded.examples
+
+
 def test_children_name_their_parent_and_operation_and_where_each_line_went(dataset: Dataset, tmp_path: Path) -> None:
     train, held = split_dataset(tmp_path / "datasets", dataset, count=1)
     assert (train.parent, held.parent) == (dataset.id, dataset.id)

@@ -5,6 +5,7 @@ Not here: the gate (evaluate.gate), whether it is met (evaluate.evidence), alias
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import shutil
@@ -115,11 +116,11 @@ def _subject(line: str, *, given: Path, folder: Path) -> Subject:
     if run is None:
         newest = max(file.stat().st_mtime for file in folder.glob("*.safetensors"))
         return Subject(spec, sha256, datetime.fromtimestamp(int(newest), UTC).isoformat())
-    try:
-        manifest = read_manifest(home() / "datasets" / str(run.read_json("run.json").get("dataset")))
-        trained_on = str(manifest["source"]["sha256"])
-    except InputError:
-        trained_on = None  # the version is gone; a gate that asks for it says so
+    facts = run.read_json("run.json")
+    trained_on = facts.get("data_sha256")
+    if trained_on is None:  # a run of before
+        with contextlib.suppress(InputError):  # the version is gone; a gate that asks for it says so
+            trained_on = str(read_manifest(home() / "datasets" / str(facts.get("dataset")))["source"]["sha256"])
     return Subject(spec, sha256, str(run.status["updated"]), trained_on)
 
 

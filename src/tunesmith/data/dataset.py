@@ -113,7 +113,8 @@ def write_dataset(
     ledger: Iterable[LedgerRow] = (),
     left: Sequence[LedgerRow] = (),
 ) -> Dataset:
-    """Write `<root>/<id>/` as a whole or not at all; the version that is there already is returned as it is.
+    """Write `<root>/<id>/` as a whole or not at all. A version that is there already stays as it is; the one returned
+    has the source and the lines of the rows given.
 
     `ledger` names the lines that are no rows here (and any row that has a number, or is not 'trained').
 
@@ -128,8 +129,10 @@ def write_dataset(
     ids = [content_id(text) for text in texts]
     version = dataset_id(ids, parent=parent, operations=operations, numbers=_numbers(lines, full))
     directory = root / version
-    if directory.exists():
-        return read_dataset(directory)
+    if directory.exists():  # perhaps written for another file, with the same rows on other lines
+        there = replace(read_dataset(directory), source=source, lines=lines, ledger=tuple(full))
+        vars(there).update(rows=tuple(rows), ids=ids)
+        return there
     created = datetime.now(UTC).isoformat(timespec="seconds")
     steps = tuple(operations)
     made = Dataset(version, directory, created, source, texts, lines, tuple(full), parent, steps, tuple(left))
