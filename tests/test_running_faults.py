@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.test_bank import saved
 from tests.test_running import Wish, alone, answers, fed, prompt_of
+from tunesmith.bank import Bank
 from tunesmith.errors import ModelError
 from tunesmith.mixture import Seats
 from tunesmith.model import Base, load_base
@@ -77,6 +78,26 @@ def test_an_adapter_whose_copying_failed_is_copied_again(
         answers(running, wishes)
     running.clear()
     assert answers(running, wishes) == expected
+
+
+def test_adapters_are_off_where_putting_them_on_failed(
+    base: Base, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = alone(base, None, A)
+    running = Running(base)
+    head = [running.put_on(folders[name]) for name in ("head_a", "head_b")]
+    use_of, asked = Bank._use_of, []
+
+    def fail_second(bank: Bank, *arguments: Any) -> Any:
+        asked.append(1)
+        if len(asked) == 2:
+            raise RuntimeError("out of memory")
+        return use_of(bank, *arguments)
+
+    monkeypatch.setattr(Bank, "_use_of", fail_second)
+    with pytest.raises(RuntimeError, match="out of memory"), running.bank.using(head):
+        pass
+    assert alone(base, None, A) == expected
 
 
 def test_numbers_that_are_not_finite_fail_their_own_reply_only(

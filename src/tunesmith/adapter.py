@@ -186,12 +186,15 @@ def add_adapter(base: Base, folder: Path, *, name: str, model: Any | None = None
                 model.load_adapter(str(folder), adapter_name=name)
                 model.set_adapter(name, inference_mode=True)
         return _whole(model, folder, name=name)
-    except (RuntimeError, SafetensorError) as error:  # PEFT has put its layers on before it reads the weights
+    except Exception as error:  # whatever PEFT raises, it has put its layers on before it reads the weights
         if before is None:
             _unwrap(base.model)
         elif name in before.peft_config:
             before.delete_adapter(name)
-        raise ModelError(f"{folder} does not fit this base: {error}", "Copy it again.") from error
+        if isinstance(error, ModelError):
+            raise
+        todo = "Name the base it was trained on, or copy it again."
+        raise ModelError(f"{folder} does not fit this base: {error}", todo) from error
 
 
 def _unwrap(model: Any) -> None:

@@ -79,10 +79,10 @@ class Bank:
         this order. For one thread at a time.
         """
         single = [1] * len(adapters)
-        self._use = self._use_of(adapters, counts or single)
-        if any(adapter is not None and self._output in adapter.groups for adapter in adapters):
-            self._use_at_output = self._use_of(adapters, single)
         try:
+            self._use = self._use_of(adapters, counts or single)
+            if any(adapter is not None and self._output in adapter.groups for adapter in adapters):
+                self._use_at_output = self._use_of(adapters, single)
             with torch.no_grad():
                 yield
         finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -99,16 +100,16 @@ class Shown:
     seconds: float = 0.0
 
 
-class Layer:
+class Layer(ABC):
     """A contender that asks another one, `inner`, in its own way."""
 
     def __init__(self, inner: Contender, name: str) -> None:
         self.inner = inner
         self.name = name
 
+    @abstractmethod
     def show(self, messages: Sequence[Message], max_new_tokens: int | None) -> Shown:
         """What is asked. As much is put in as leaves room for the reply; all of it when `max_new_tokens` is None."""
-        raise NotImplementedError
 
     def answer(
         self, prompts: Sequence[Sequence[Message]], *, max_new_tokens: int, progress: Progress | None = None

@@ -232,7 +232,7 @@ class Running:
             prompt.fed = span.end
             prompt.logits_V = logits_V if not prompt.left else None
             if not logits_V.max().isfinite():
-                prompt.failure = _not_finite(prompt.adapter)
+                prompt.failure = _not_finite()
 
     def _feed_apart(self, prompt: Prompt) -> None:
         try:
@@ -240,7 +240,7 @@ class Running:
                 prompt.state = prefill(model, [prompt.ids], prefix=None)
             prompt.fed, prompt.logits_V = len(prompt.ids), prompt.state.logits_BV[0]
             if not prompt.logits_V.max().isfinite():
-                raise _not_finite(prompt.adapter)
+                raise _not_finite()
         except Exception as error:  # it belongs to whoever asked
             prompt.failure = error
 
@@ -250,7 +250,7 @@ class Running:
         for row, best, finite, logits_V in zip(rows, best_B.tolist(), finite_B, logits_BV, strict=True):
             row.length += 1
             if not finite:
-                row.failure = _not_finite(row.adapter)
+                row.failure = _not_finite()
             elif row.drawing.is_argmax:
                 row.token = Token(best)
             else:
@@ -368,9 +368,8 @@ def _rotary_by_length(config: Any) -> str | None:
     return next((kind for kind in kinds if "dynamic" in kind or kind == "longrope"), None)
 
 
-def _not_finite(adapter: Worn) -> ModelError:
-    name = "the base" if adapter is None else adapter.folder.name if isinstance(adapter, Adapter) else adapter.name
-    return ModelError(f"{name} computes numbers that are not finite.", "Train it again with a lower learning rate.")
+def _not_finite() -> ModelError:
+    return ModelError("The model's numbers are not finite.", "Train it again with a lower learning rate.")
 
 
 def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
