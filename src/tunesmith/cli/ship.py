@@ -118,7 +118,7 @@ def _subject(line: str, *, given: Path, folder: Path) -> Subject:
         return Subject(spec, sha256, datetime.fromtimestamp(int(newest), UTC).isoformat())
     facts = run.read_json("run.json")
     trained_on = facts.get("data_sha256")
-    if trained_on is None:  # a run of before
+    if trained_on is None:  # the run was made before runs kept it
         with contextlib.suppress(InputError):  # the version is gone; a gate that asks for it says so
             trained_on = str(read_manifest(home() / "datasets" / str(facts.get("dataset")))["source"]["sha256"])
     return Subject(spec, sha256, str(run.status["updated"]), trained_on)
