@@ -53,7 +53,7 @@ def test_a_long_shared_prefix_costs_scores_only_on_paths() -> None:
     """Not T x T: 20 branches of 30 tokens on a prefix of 200 see about 230 keys each, not 800."""
     rows = [Rendered((*range(200), *[1000 + i] * 31), (False,) * 200 + (True,) * 31) for i in range(20)]
     trie = lay_out(rows, [1.0] * 20)
-    computed = sum(group.mask_ntS.numel() for group in attention.cut_tiles(trie, None, num_heads=1))
+    computed = sum(group.mask_ntS.numel() for group in attention.cut_tiles(trie, None, num_heads=1, num_kv_heads=1))
     assert len(trie.ids_T) == 800
     assert computed < 0.4 * 800 * 800
 

@@ -28,10 +28,11 @@ KEEP_KEYS = 256  # weights of tiles with at most so many keys are kept for the b
 @dataclass(frozen=True, slots=True)
 class Tiles:
     """Neighbouring tiles with similar numbers of keys. `numbers` says which: tile i holds the tokens `t * i ...`.
-    `keys_nS` are the tokens that each may see (padded with token 0); `mask_ntS` is added to the scores."""
+    `rows_nKS` are the keys that each may see, as rows of keys (T * K, D), padded with token 0; `mask_ntS` is added to
+    the scores."""
 
     numbers: slice
-    keys_nS: torch.Tensor
+    rows_nKS: torch.Tensor
     mask_ntS: torch.Tensor
 
 
@@ -41,12 +42,13 @@ class TriePlan:
 
     trie: Trie
     num_heads: int
-    by_window: dict[int | None, Any] = field(default_factory=dict)
+    by_window: dict[Any, Any] = field(default_factory=dict)
 
-    def tiles(self, window: int | None) -> list[Tiles]:
-        if window not in self.by_window:
-            self.by_window[window] = cut_tiles(self.trie, window, num_heads=self.num_heads)
-        return self.by_window[window]
+    def tiles(self, window: int | None, num_kv_heads: int) -> list[Tiles]:
+        if (window, num_kv_heads) not in self.by_window:
+            tiles = cut_tiles(self.trie, window, num_heads=self.num_heads, num_kv_heads=num_kv_heads)
+            self.by_window[window, num_kv_heads] = tiles
+        return self.by_window[window, num_kv_heads]
 
     def block_mask(self, window: int | None) -> Any:
         if window not in self.by_window:
@@ -74,7 +76,7 @@ def attention_named(name: str, config: Any) -> Iterator[None]:
         config._attn_implementation = before
 
 
-def cut_tiles(trie: Trie, window: int | None, *, num_heads: int) -> list[Tiles]:
+def cut_tiles(trie: Trie, window: int | None, *, num_heads: int, num_kv_heads: int) -> list[Tiles]:
     """Cut the tokens, in order, into tiles, and find the keys of each.
 
     In depth-first order a token before the tile that any token of the tile descends from is an ancestor of the tile's
@@ -94,14 +96,16 @@ def cut_tiles(trie: Trie, window: int | None, *, num_heads: int) -> list[Tiles]:
         sizes = [len(tile) for tile in keys[first : number + 1]]
         padded = max(sizes) * len(sizes)
         if number == len(keys) or padded > WASTE * sum(sizes) or num_heads * TILE * padded > MAX_SCORES:
-            groups.append(_pad(keys, slice(first, number), ends=ends, positions=positions, window=window))
+            keys_nS, mask_ntS = _pad(keys, slice(first, number), ends=ends, positions=positions, window=window)
+            rows_nKS = keys_nS[:, None] * num_kv_heads + np.arange(num_kv_heads)[:, None]
+            groups.append(Tiles(slice(first, number), torch.from_numpy(rows_nKS), torch.from_numpy(mask_ntS)))
             first = number
     return groups
 
 
 def _pad(
     keys: list[np.ndarray], numbers: slice, *, ends: np.ndarray, positions: np.ndarray, window: int | None
-) -> Tiles:
+) -> tuple[np.ndarray, np.ndarray]:
     n, width = numbers.stop - numbers.start, max(len(tile) for tile in keys[numbers])
     keys_nS = np.zeros((n, width), dtype=np.int64)
     mask_ntS = np.full((n, TILE, width), -np.inf, dtype=np.float32)
@@ -114,7 +118,7 @@ def _pad(
         keys_nS[place, : len(seen)] = seen
         mask_ntS[place, : len(rows), : len(seen)][sees] = 0
         mask_ntS[place, len(rows) :, 0] = 0  # a row of padding sees something, so that it stays finite
-    return Tiles(numbers, torch.from_numpy(keys_nS), torch.from_numpy(mask_ntS))
+    return keys_nS, mask_ntS
 
 
 class _TileAttention(torch.autograd.Function):
@@ -123,90 +127,98 @@ class _TileAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q_THD: torch.Tensor, k_KTD: torch.Tensor, v_KTD: torch.Tensor, tiles: list[Tiles], softcap: float
+        ctx: Any,
+        q_THD: torch.Tensor,
+        k_TKD: torch.Tensor,
+        v_TKD: torch.Tensor,
+        tiles: list[Tiles],
+        scaling: float,
+        softcap: float,
     ) -> torch.Tensor:
-        q = _in_tiles(q_THD, len(k_KTD))
+        q = _in_tiles(q_THD, k_TKD.shape[1], scaling)
         output = torch.empty_like(q)
         kept: list[torch.Tensor | None] = []
         for group in tiles:
-            weights, _ = _weights(_queries(q, group), _keys(k_KTD, group), group.mask_ntS, softcap)
-            output[group.numbers] = _from_products(torch.bmm(weights, _keys(v_KTD, group)), output.shape)
-            if group.keys_nS.shape[1] <= KEEP_KEYS and not softcap and any(ctx.needs_input_grad):
+            weights, _ = _weights(_of(q, group), _keys(k_TKD, group), group.mask_ntS, softcap)
+            torch.bmm(weights, _keys(v_TKD, group), out=_of(output, group))
+            if group.mask_ntS.shape[2] <= KEEP_KEYS and not softcap and any(ctx.needs_input_grad):
                 kept.append(weights)
             else:
                 kept.append(None)
-        ctx.save_for_backward(q_THD, k_KTD, v_KTD, *kept)
-        ctx.tiles, ctx.softcap = tiles, softcap
-        return output.reshape(-1, *q_THD.shape[1:])[: len(q_THD)]
+        ctx.save_for_backward(q, k_TKD, v_TKD, *kept)
+        ctx.tiles, ctx.scaling, ctx.softcap = tiles, scaling, softcap
+        return _in_order(output, len(q_THD))
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (d_output_THD,) = grads
-        q_THD, k_KTD, v_KTD, *kept = ctx.saved_tensors
-        K, T, D = k_KTD.shape
-        q, d_output = _in_tiles(q_THD, K), _in_tiles(d_output_THD, K)
+        q, k_TKD, v_TKD, *kept = ctx.saved_tensors
+        d_output = _in_tiles(d_output_THD, k_TKD.shape[1], 1.0)
         dq = torch.empty_like(q)
-        dk, dv = (x.new_zeros(T, K * D) for x in (k_KTD, v_KTD))
+        dk, dv = torch.zeros_like(k_TKD), torch.zeros_like(v_TKD)
         for group, weights in zip(ctx.tiles, kept, strict=True):
-            query, key, value = _queries(q, group), _keys(k_KTD, group), _keys(v_KTD, group)
-            d_mixed = _queries(d_output, group)
+            query, key, value = _of(q, group), _keys(k_TKD, group), _keys(v_TKD, group)
+            d_mixed = _of(d_output, group)
             capped = None
             if weights is None:
                 weights, capped = _weights(query, key, group.mask_ntS, ctx.softcap)
-            _add_at(dv, group.keys_nS, torch.bmm(weights.transpose(1, 2), d_mixed), K)
+            _add_at(dv, group, torch.bmm(weights.transpose(1, 2), d_mixed))
             d_weights = torch.bmm(d_mixed, value.transpose(1, 2))
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
             if capped is not None:
                 d_scores *= 1 - (capped / ctx.softcap) ** 2
-            dq[group.numbers] = _from_products(torch.bmm(d_scores, key), dq.shape)
-            _add_at(dk, group.keys_nS, torch.bmm(d_scores.transpose(1, 2), query), K)
-        dk, dv = (x.view(T, K, D).transpose(0, 1) for x in (dk, dv))
-        return dq.reshape(-1, *q_THD.shape[1:])[:T], dk, dv, None, None
+            torch.bmm(d_scores, key, out=_of(dq, group))
+            _add_at(dk, group, torch.bmm(d_scores.transpose(1, 2), query))
+        return _in_order(dq.mul_(ctx.scaling), len(d_output_THD)), dk, dv, None, None, None
 
 
 def _weights(
     query: torch.Tensor, key: torch.Tensor, mask_ntS: torch.Tensor, softcap: float
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attention weights (K * n, G * t, S), and the capped scores before masking where there is a cap."""
+    """Attention weights (n * K, G * t, S), and the capped scores before masking where there is a cap."""
     scores = torch.bmm(query, key.transpose(1, 2)).float()
     capped = None
     if softcap:
         scores = scores.div_(softcap).tanh_().mul_(softcap)
         capped = scores.clone()
     n, t, S = mask_ntS.shape
-    scores.view(-1, n, scores.shape[1] // t, t, S).add_(mask_ntS[:, None])
+    scores.view(n, -1, t, S).add_(mask_ntS[:, None])
     return torch.softmax(scores, dim=-1).to(query.dtype), capped
 
 
-def _in_tiles(x_THD: torch.Tensor, K: int) -> torch.Tensor:
-    """(tiles, t, K, G, D), the last tile padded with zeros."""
+def _in_tiles(x_THD: torch.Tensor, K: int, factor: float) -> torch.Tensor:
+    """`factor` times x as (tiles, K, G, t, D): the heads that share keys lie together. The last is padded with 0."""
     T, H, D = x_THD.shape
-    padded = torch.nn.functional.pad(x_THD, (0, 0, 0, 0, 0, -T % TILE)) if T % TILE else x_THD
-    return padded.reshape(-1, TILE, K, H // K, D)
+    full, rest = divmod(T, TILE)
+    tiles = x_THD.new_empty(full + bool(rest), K, H // K, TILE, D)
+    x_TKGD = x_THD.unflatten(1, (K, -1))
+    torch.mul(x_TKGD[: T - rest].unflatten(0, (full, TILE)).permute(0, 2, 3, 1, 4), factor, out=tiles[:full])
+    if rest:
+        torch.mul(x_TKGD[T - rest :].permute(1, 2, 0, 3), factor, out=tiles[full, :, :, :rest])
+        tiles[full, :, :, rest:] = 0
+    return tiles
 
 
-def _queries(x: torch.Tensor, group: Tiles) -> torch.Tensor:
-    """The group's tiles of (tiles, t, K, G, D) as (K * n, G * t, D): the heads that share keys lie in one product."""
-    x = x[group.numbers].permute(2, 0, 3, 1, 4)
-    return x.reshape(x.shape[0] * x.shape[1], -1, x.shape[-1])
+def _in_order(tiles: torch.Tensor, T: int) -> torch.Tensor:
+    """(tiles, K, G, t, D) back to (T, H, D)."""
+    _, K, G, _, D = tiles.shape
+    return tiles.permute(0, 3, 1, 2, 4).reshape(-1, K * G, D)[:T]
 
 
-def _from_products(x: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """(K * n, G * t, D) back to (n, t, K, G, D)."""
-    _, t, K, G, D = shape
-    return x.view(K, -1, G, t, D).permute(1, 3, 0, 2, 4)
+def _of(tiles: torch.Tensor, group: Tiles) -> torch.Tensor:
+    """The group's part of (tiles, K, G, t, D), a view (n * K, G * t, D)."""
+    return tiles[group.numbers].flatten(2, 3).flatten(0, 1)
 
 
-def _keys(x_KTD: torch.Tensor, group: Tiles) -> torch.Tensor:
-    """The keys (or values) of the group's tiles, (K * n, S, D)."""
-    n, S = group.keys_nS.shape
-    return x_KTD.index_select(1, group.keys_nS.flatten()).view(-1, S, x_KTD.shape[2])
+def _keys(x_TKD: torch.Tensor, group: Tiles) -> torch.Tensor:
+    """The keys (or values) of the group's tiles, (n * K, S, D)."""
+    rows = x_TKD.flatten(0, 1).index_select(0, group.rows_nKS.flatten())
+    return rows.view(-1, group.rows_nKS.shape[2], x_TKD.shape[2])
 
 
-def _add_at(total_TX: torch.Tensor, keys_nS: torch.Tensor, x: torch.Tensor, K: int) -> None:
-    """Add (K * n, S, D) to the rows of `total_TX` that the keys were taken from."""
-    n, S = keys_nS.shape
-    total_TX.index_add_(0, keys_nS.flatten(), x.view(K, n * S, -1).transpose(0, 1).reshape(n * S, -1))
+def _add_at(total_TKD: torch.Tensor, group: Tiles, x: torch.Tensor) -> None:
+    """Add (n * K, S, D) to the rows of `total_TKD` that the keys were taken from."""
+    total_TKD.flatten(0, 1).index_add_(0, group.rows_nKS.flatten(), x.flatten(0, 1))
 
 
 def _attend(
@@ -229,9 +241,10 @@ def _attend(
     if query.is_cuda:
         block_mask = trie_plan.block_mask(sliding_window)
         return _flex(query, key, value, block_mask=block_mask, scaling=scaling, softcap=softcap), None
-    tiles = trie_plan.tiles(sliding_window)
-    q_THD = (query[0] * scaling).transpose(0, 1)
-    return _TileAttention.apply(q_THD, key[0].contiguous(), value[0].contiguous(), tiles, softcap or 0.0)[None], None
+    tiles = trie_plan.tiles(sliding_window, key.shape[1])
+    q_THD, k_TKD, v_TKD = (x[0].transpose(0, 1) for x in (query, key, value))
+    output_THD = _TileAttention.apply(q_THD, k_TKD.contiguous(), v_TKD.contiguous(), tiles, scaling, softcap or 0.0)
+    return output_THD[None], None
 
 
 def _flex(
