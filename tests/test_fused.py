@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 
 from tests.conftest import FAMILIES
 from tests.test_trie import gradient, plain
+from tunesmith import fused
 from tunesmith.model import load_base
 from tunesmith.nll import label_nll_N
 from tunesmith.render import Rendered
@@ -63,6 +64,17 @@ def test_layers_computed_again_give_the_same_bits(
         found.append(gradient(model))
     assert torch.equal(*found)
     assert found[0].norm() > 0
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_rotary_positions_are_turned_in_the_fused_form_wherever_they_are_those_of_llama(
+    name: str, tiny_family: Callable[[str], Path]
+) -> None:
+    """Phi turns a part of each head, by a function of its own: it keeps that."""
+    layers = load_base(str(tiny_family(name)), precision="float32").model.get_decoder().layers
+    found = fused._rotating_forward(type(layers[0].self_attn).forward)
+    assert (found is not None) == (name != "phi3")
+    assert fused._rotating_forward(type(layers[0].mlp).forward) is None
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -24,42 +25,55 @@ Forward = Callable[..., torch.Tensor]
 
 @contextlib.contextmanager
 def fused(model: Any, *, last_rows_N: torch.Tensor) -> Iterator[None]:
-    """While open, plain LoRA layers and frozen RMS norms of `model` compute in the fused form, and the parts of the
-    last layer that treat each row alone compute `last_rows_N` only; their other rows are zero."""
-    apart = {id(module) for module in _row_wise(model.get_decoder().layers[-1])}
-    with contextlib.ExitStack() as exchanges:
-        for module in model.modules():
-            for layers in _lora_groups(module, apart):
-                together = _Together(layers)
-                for place, layer in enumerate(layers):
-                    exchanges.enter_context(_exchanged(layer, partial(together.forward, place)))
-            if _is_frozen_rms_norm(module):
-                exchanges.enter_context(_exchanged(module, partial(_norm_forward, module)))
-        for module in _row_wise(model.get_decoder().layers[-1]):
-            exchanges.enter_context(_exchanged(module, _at_rows(module.forward, last_rows_N)))
+    """While open, plain LoRA layers, frozen RMS norms and rotary positions of `model` compute in the fused form, and
+    the parts of the last layer that treat each row alone compute `last_rows_N` only; their other rows are zero."""
+    apart = list(_row_wise(model.get_decoder().layers[-1]))
+    with (
+        _exchanged(_fast_forms(model, {id(module) for module in apart})),
+        _exchanged((module, _at_rows(module.forward, last_rows_N)) for module in apart),
+    ):
         yield
+
+
+def _fast_forms(module: Any, apart: set[int]) -> Iterator[tuple[Any, Forward]]:
+    """The modules that have a faster forward, each with it, from `module` down to LoRA layers, not into them."""
+    from peft.tuners.lora.layer import LoraLayer
+
+    for layers in _lora_groups(module, apart):
+        together = _Together(layers)
+        yield from ((layer, partial(together.forward, place)) for place, layer in enumerate(layers))
+    if _is_frozen_rms_norm(module):
+        yield module, partial(_norm_forward, module)
+    if rotating := _rotating_forward(type(module).forward):
+        yield module, partial(rotating, module)
+    for child in module.children():
+        if not isinstance(child, LoraLayer):
+            yield from _fast_forms(child, apart)
 
 
 @contextlib.contextmanager
 def recomputed(layers: Iterable[Any], forms: Callable[[], contextlib.AbstractContextManager[Any]]) -> Iterator[None]:
     """While open, the layers keep only their input; `forms()` is opened when the backward pass computes them again."""
     again = partial(checkpoint, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), forms()))
-    with contextlib.ExitStack() as exchanges:
-        for layer in layers:
-            exchanges.enter_context(_exchanged(layer, partial(again, layer.forward)))
+    with _exchanged((layer, partial(again, layer.forward)) for layer in layers):
         yield
 
 
 @contextlib.contextmanager
-def _exchanged(module: Any, forward: Forward) -> Iterator[None]:
-    before = vars(module).get("forward")
-    module.forward = forward
+def _exchanged(forwards: Iterable[tuple[Any, Forward]]) -> Iterator[None]:
+    """While open, each module has the forward beside it. Written past torch's `__setattr__`, which takes longer."""
+    before = []
     try:
+        for module, forward in forwards:
+            before.append((module, vars(module).get("forward")))
+            vars(module)["forward"] = forward
         yield
     finally:
-        del module.forward
-        if before:
-            module.forward = before
+        for module, forward in reversed(before):
+            if forward is None:
+                del vars(module)["forward"]
+            else:
+                vars(module)["forward"] = forward
 
 
 def _row_wise(layer: Any) -> Iterator[Any]:
@@ -141,37 +155,41 @@ class _LoraLinears(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, scales: tuple[float, ...], *tensors: Any) -> tuple[torch.Tensor, ...]:
         ws, biases, as_, bs = (tensors[start::4] for start in range(4))
         x_TI = x.reshape(-1, x.shape[-1])
-        h_TR = x_TI @ torch.cat(as_).to(x.dtype).t()
+        a_RI = (torch.cat(as_) if len(as_) > 1 else as_[0]).to(x.dtype)
+        h_TR = x_TI @ a_RI.t()
         ys = []
-        for w_OI, bias_O, b_Or, h_Tr, scale in zip(ws, biases, bs, _columns(h_TR, bs), scales, strict=True):
+        for w_OI, bias_O, b_Or, h_Tr, scale in zip(ws, biases, bs, _of_each(h_TR, bs, dim=1), scales, strict=True):
             y_TO = linear(x_TI, w_OI, bias_O=bias_O)
             ys.append(y_TO.addmm_(h_Tr, b_Or.to(x.dtype).t(), alpha=scale).view(*x.shape[:-1], -1))
-        ctx.save_for_backward(x_TI, h_TR, *ws, *as_, *bs)
-        ctx.scales = scales
+        ctx.save_for_backward(x_TI, h_TR, a_RI, *ws, *bs)
+        ctx.scales, ctx.a_dtype = scales, as_[0].dtype
         return tuple(ys)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
-        count, (x_TI, h_TR, *tensors) = len(ctx.scales), ctx.saved_tensors
-        ws, as_, bs = tensors[:count], tensors[count : 2 * count], tensors[2 * count :]
+        count, (x_TI, h_TR, a_RI, *tensors) = len(ctx.scales), ctx.saved_tensors
+        ws, bs = tensors[:count], tensors[count:]
         dh_TR = torch.empty_like(h_TR)
         dx_TI, dbs = None, []
-        columns = zip(_columns(h_TR, bs), _columns(dh_TR, bs), strict=True)
+        columns = zip(_of_each(h_TR, bs, dim=1), _of_each(dh_TR, bs, dim=1), strict=True)
         for dy, w_OI, b_Or, scale, (h_Tr, dh_Tr) in zip(grads, ws, bs, ctx.scales, columns, strict=True):
             dy_TO = dy.reshape(-1, len(w_OI))
-            torch.mm(dy_TO, b_Or.to(dy_TO.dtype), out=dh_Tr).mul_(scale)
-            dbs.append((h_Tr.t() @ dy_TO).mul_(scale).t().to(b_Or.dtype))  # this way round MKL is half as fast again
+            torch.addmm(dh_Tr, dy_TO, b_Or.to(dy_TO.dtype), beta=0, alpha=scale, out=dh_Tr)
+            db_rO = dy_TO.new_empty(b_Or.shape[1], len(w_OI))  # this way round MKL is half as fast again
+            torch.addmm(db_rO, h_Tr.t(), dy_TO, beta=0, alpha=scale, out=db_rO)
+            dbs.append(db_rO.t().to(b_Or.dtype))
             if ctx.needs_input_grad[0]:
                 dx_TI = linear_input_gradient(dy_TO, w_OI, onto_TI=dx_TI)
         if dx_TI is not None:
-            dx_TI = dx_TI.addmm_(dh_TR, torch.cat(as_).to(dh_TR.dtype)).view(*grads[0].shape[:-1], -1)
-        das = (dh_TR.t() @ x_TI).to(as_[0].dtype).split([len(a) for a in as_])
+            dx_TI = dx_TI.addmm_(dh_TR, a_RI).view(*grads[0].shape[:-1], -1)
+        das = _of_each((dh_TR.t() @ x_TI).to(ctx.a_dtype), bs, dim=0)
         of_each = (gradient for da, db in zip(das, dbs, strict=True) for gradient in (None, None, da, db))
         return dx_TI, None, *of_each
 
 
-def _columns(h_TR: torch.Tensor, bs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    return h_TR.split([b_Or.shape[1] for b_Or in bs], dim=1)
+def _of_each(x: torch.Tensor, bs: Sequence[torch.Tensor], *, dim: int) -> Sequence[torch.Tensor]:
+    """The part of the stacked ranks that belongs to each B."""
+    return x.split_with_sizes([b_Or.shape[1] for b_Or in bs], dim=dim) if len(bs) > 1 else [x]
 
 
 def _is_frozen_rms_norm(module: Any) -> bool:
@@ -202,3 +220,59 @@ class _RmsNorm(torch.autograd.Function):
         slope = (grads[0] * weight_C).float()
         along = torch.linalg.vecdot(slope, x32)[..., None] * (scale**3 / -x.shape[-1])
         return slope.mul_(scale).addcmul_(x32, along).to(x.dtype), None, None
+
+
+@cache
+def _rotating_forward(forward: Any) -> Forward | None:
+    """The stock forward of an attention class, calling our rotation instead of the one that it names; None where that
+    is not, to the instruction, the one of Llama, which Mistral, Qwen and Gemma share."""
+    from transformers.models.llama import modeling_llama as llama
+
+    code, names = getattr(forward, "__code__", None), getattr(forward, "__globals__", {})
+    if code is None or "apply_rotary_pos_emb" not in code.co_names:
+        return None
+    if not all(_is_same(names.get(name), getattr(llama, name)) for name in ("apply_rotary_pos_emb", "rotate_half")):
+        return None
+    names = {**names, "apply_rotary_pos_emb": _rotated}
+    rotating = FunctionType(code, names, forward.__name__, forward.__defaults__, forward.__closure__)
+    rotating.__kwdefaults__ = forward.__kwdefaults__
+    return rotating
+
+
+def _is_same(function: Any, other: Any) -> bool:
+    if not (isinstance(function, FunctionType) and isinstance(other, FunctionType)):
+        return False
+    code, expected = function.__code__, other.__code__
+    return (code.co_code, code.co_names) == (expected.co_code, expected.co_names)
+
+
+def _rotated(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    rotated: tuple[torch.Tensor, ...] = _Rotation.apply(q, k, cos.unsqueeze(1), sin.unsqueeze(1))
+    return rotated
+
+
+class _Rotation(torch.autograd.Function):
+    """Rotary positions (Su et al. 2021) of queries and keys, each (1, heads, T, D): x cos + (-x2, x1) sin, x1 and x2
+    the halves of D. Its gradient turns back: the signs and the sines change places."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        ctx.save_for_backward(cos, sin)
+        sines = sin.chunk(2, dim=-1)
+        return _turned(q, cos, *sines, sign=1), _turned(k, cos, *sines, sign=1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        dq, dk = (_turned(d, cos, *reversed(sin.chunk(2, dim=-1)), sign=-1) for d in grads)
+        return dq, dk, None, None
+
+
+def _turned(x: torch.Tensor, cos: torch.Tensor, sin1: torch.Tensor, sin2: torch.Tensor, *, sign: int) -> torch.Tensor:
+    y = x * cos
+    (x1, x2), (y1, y2) = x.chunk(2, dim=-1), y.chunk(2, dim=-1)
+    y1.addcmul_(x2, sin1, value=-sign)
+    y2.addcmul_(x1, sin2, value=sign)
+    return y

@@ -90,7 +90,9 @@ def fit(
             batch = batches(rows, seed=settings.seed, epoch=epoch, batch_size=settings.batch_size)[place]
 
             meter.start()
-            accumulate = partial(_accumulate, model, batch, settings, objective=objective, stop_asked=stop_asked)
+            accumulate = partial(
+                _accumulate, model, batch, settings, parameters=parameters, objective=objective, stop_asked=stop_asked
+            )
             loss, work = fitting(compute=accumulate)
             if progress.step == 0 and not settings.dropout:
                 objective.check_start(loss.item(), dtype=precision)
@@ -153,6 +155,7 @@ def _accumulate(
     batch: Sequence[Row],
     settings: Settings,
     *,
+    parameters: Sequence[torch.nn.Parameter],
     objective: Objective,
     stop_asked: Callable[[], bool],
     micro_batch_tokens: int,
@@ -161,8 +164,10 @@ def _accumulate(
 
     A function of its own, so that a try that ran out of memory takes its tensors with it.
     """
-    model.train()
-    model.zero_grad(set_to_none=True)
+    if not model.training:  # it walks through thousands of modules, as `zero_grad` would
+        model.train()
+    for parameter in parameters:
+        parameter.grad = None
     size = objective.size(batch)
     loss = torch.zeros((), device=model.device)
     work = Work()
