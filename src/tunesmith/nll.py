@@ -104,20 +104,21 @@ class _HeadNll(torch.autograd.Function):
         right_N = torch.empty(len(labels_N), dtype=torch.bool, device=hidden_NC.device)
         d_hidden_NC = torch.empty_like(hidden_NC) if wanted else None
         size = max(1, CHUNK_LOGITS // len(weight_VC))
-        minus_one = torch.full((size, 1), -1.0, device=hidden_NC.device)
         for start in range(0, len(labels_N), size):
             chunk = slice(start, start + size)
             logits = _capped(linear(hidden_NC[chunk], weight_VC, bias_O=bias_V).float(), cap)
             slope = 1 - (logits / cap) ** 2 if cap and wanted else None
-            log_p = torch.log_softmax(logits, dim=-1)
-            own = log_p.gather(1, labels_N[chunk, None])[:, 0]
-            nll_N[chunk] = -own
-            right_N[chunk] = own >= log_p.amax(-1)
-            if d_hidden_NC is not None:
-                d_logits = log_p.exp_().scatter_add_(1, labels_N[chunk, None], minus_one[: len(log_p)])
+            own, most = logits.gather(1, labels_N[chunk, None])[:, 0], logits.amax(-1)
+            exp = logits.sub_(most[:, None]).exp_()
+            total = exp.sum(-1)
+            nll_N[chunk] = total.log() + most - own
+            right_N[chunk] = own >= most
+            if d_hidden_NC is not None:  # of total times the likelihood, which is divided where it has C columns, not V
+                d_logits = exp.scatter_add_(1, labels_N[chunk, None], -total[:, None])
                 if slope is not None:
                     d_logits *= slope
-                d_hidden_NC[chunk] = linear_input_gradient(d_logits.to(weight_VC.dtype), weight_VC)
+                d_hidden = linear_input_gradient(d_logits.to(weight_VC.dtype), weight_VC)
+                d_hidden_NC[chunk] = d_hidden.div_(total[:, None])
         ctx.save_for_backward(d_hidden_NC)
         ctx.mark_non_differentiable(right_N)
         return nll_N, right_N
