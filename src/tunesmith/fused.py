@@ -148,7 +148,7 @@ def _lora_forward(layers: list[Any], x: torch.Tensor) -> tuple[torch.Tensor, ...
 class _LoraLinears(torch.autograd.Function):
     """y = x W' + bias + s (x A') B' for each (W, bias, A, B) of one x, added up inside the products.
 
-    The As are stacked, so x is read once for all of them; x and x A' are all that is kept. R: ranks, all together.
+    The As are stacked, so x is read once for all of them; x, x A' and the stack are kept. R: ranks, all together.
     """
 
     @staticmethod

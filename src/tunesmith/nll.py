@@ -113,7 +113,7 @@ class _HeadNll(torch.autograd.Function):
             total = exp.sum(-1)
             nll_N[chunk] = total.log() + most - own
             right_N[chunk] = own >= most
-            if d_hidden_NC is not None:  # of total times the likelihood, which is divided where it has C columns, not V
+            if d_hidden_NC is not None:  # total times too large until it has C columns to divide, not V
                 d_logits = exp.scatter_add_(1, labels_N[chunk, None], -total[:, None])
                 if slope is not None:
                     d_logits *= slope

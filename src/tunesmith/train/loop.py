@@ -164,9 +164,8 @@ def _accumulate(
 
     A function of its own, so that a try that ran out of memory takes its tensors with it.
     """
-    if not model.training:  # it walks through thousands of modules, as `zero_grad` would
-        model.train()
-    for parameter in parameters:
+    model.train()
+    for parameter in parameters:  # `zero_grad` would look for them in thousands of modules
         parameter.grad = None
     size = objective.size(batch)
     loss = torch.zeros((), device=model.device)
