@@ -15,9 +15,10 @@ from tests.decide.test_ladder import Scripted, ladder
 from tunesmith.chat import Example, Message
 from tunesmith.contender import Contender, FewShotContender, Passage, Progress, Reply, RetrievalContender
 from tunesmith.decide.costs import Answers
+from tunesmith.decide.judged import Verdict
 from tunesmith.decide.ladder import Built, Offer
 from tunesmith.decide.rows import Rows, prove_apart
-from tunesmith.decide.verdict import Verdict, decide
+from tunesmith.decide.verdict import decide
 from tunesmith.evaluate.floor import FloorContender
 
 LABELS = {"card": "my card is lost", "refund": "i want my money back", "login": "i cannot sign in"}

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from tests.decide.rungs import compare, compare_fast, hits, rung
 from tunesmith.decide.costs import Answers, Prices, cost_of
+from tunesmith.decide.judged import Verdict
 from tunesmith.decide.rung import Rung
-from tunesmith.decide.verdict import Verdict, decide
+from tunesmith.decide.verdict import decide
 from tunesmith.errors import InputError
 
 

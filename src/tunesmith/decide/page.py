@@ -13,10 +13,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from tunesmith.decide.judged import Verdict
 from tunesmith.decide.picture import Dot, draw
 from tunesmith.decide.plan import NotMeasured
 from tunesmith.decide.rung import KINDS, Rung
-from tunesmith.decide.verdict import Verdict
 from tunesmith.decide.words import capital, percent
 
 TEMPLATE = "verdict.html.j2"

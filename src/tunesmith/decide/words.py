@@ -1,6 +1,6 @@
 """The verdict in sentences: the headline, the reasons, and what would change it.
 
-Not here: deciding (verdict asks for these), the page (page).
+Not here: the rule (judged), the page (page).
 Called by verdict only; the variants of `changes` are decided by the same rule.
 """
 
@@ -9,21 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
-from tunesmith.decide.costs import Answers
+from tunesmith.decide.costs import Answers, FactsChange, Prices
+from tunesmith.decide.judged import NONE_FITS, Judged, Verdict
 from tunesmith.decide.margin import MIN_ROWS, Standing
 from tunesmith.decide.rung import KINDS, Rung
-
-if TYPE_CHECKING:
-    from tunesmith.decide.verdict import Verdict
 
 ByName = Mapping[str, Rung]
 
 
 def headline(verdict: Verdict, rungs: ByName) -> str:
     margin = points(verdict.margin)
-    if verdict.outcome == "no rung fits the answers":
+    if verdict.outcome == NONE_FITS:
         return "No measured rung fulfils what you asked for."
     if verdict.chosen:
         if len(rungs) - len(verdict.barred) == 1:
@@ -106,7 +103,7 @@ def _static(answers: Answers, verdict: Verdict, rungs: ByName) -> Iterator[str]:
         yield "The data may not leave the house, as you said: no server outside was asked."
 
 
-def changes(verdict: Verdict, judged: Any, *, by_name: ByName) -> list[str]:
+def changes(verdict: Verdict, judged: Judged, *, by_name: ByName) -> list[str]:
     """What would make the verdict another: each is decided again by the same rule with one thing changed."""
     return [*_margins(verdict), *_more_rows(verdict), *_other_answers(verdict, judged), *_upkeep(verdict, by_name)]
 
@@ -134,33 +131,27 @@ def _more_rows(verdict: Verdict) -> Iterator[str]:
         yield "Rows: no number of them would settle it at this margin, if all stays as measured."
 
 
-def _other_answers(verdict: Verdict, judged: Any) -> Iterator[str]:
+def _other_answers(verdict: Verdict, judged: Judged) -> Iterator[str]:
     answers, prices = judged.answers, judged.prices
-    flipped = "rarely" if answers.facts_change == "weekly" else "weekly"
+    flipped: FactsChange = "rarely" if answers.facts_change == "weekly" else "weekly"
+    cited = "need not" if answers.cite else "had to"
     hour, volume = prices.per_hour, prices.requests_a_month
-    variants = [
-        (f"If facts changed {flipped}", {"answers": replace(answers, facts_change=flipped)}),
-        (
-            "If sources " + ("need not" if answers.cite else "had to") + " be cited",
-            {"answers": replace(answers, cite=not answers.cite)},
-        ),
-        *(
-            (
-                f"At {volume * many:,.0f} requests a month",
-                {"prices": replace(prices, requests_a_month=volume * many)},
-            )
-            for many in (0.01, 100)
-        ),
-        *(
-            (f"At {hour * factor:g} an hour for the machine", {"prices": replace(prices, per_hour=hour * factor)})
-            for factor in (0.1, 10)
-        ),
+    others: list[tuple[str, Answers | Prices]] = [
+        (f"If facts changed {flipped}", replace(answers, facts_change=flipped)),
+        (f"If sources {cited} be cited", replace(answers, cite=not answers.cite)),
     ]
+    for many in (0.01, 100):
+        words = f"At {volume * many:,.0f} requests a month"
+        others.append((words, replace(prices, requests_a_month=volume * many)))
+    for factor in (0.1, 10):
+        words = f"At {hour * factor:g} an hour for the machine"
+        others.append((words, replace(prices, per_hour=hour * factor)))
     if any(rung.leaves for rung in judged.measured):
-        variants.append(("If the data might not leave", {"answers": replace(answers, data_may_leave=False)}))
-    for words, other in variants:
-        then = judged.again(**other)
-        if then.outcome == "no rung fits the answers":
+        others.append(("If the data might not leave", replace(answers, data_may_leave=False)))
+    for words, other in others:
+        part = {"answers": other} if isinstance(other, Answers) else {"prices": other}
+        then = replace(judged, **part).verdict()
+        if then.outcome == NONE_FITS:
             yield f"{words}: no measured rung would do."
         elif then.chosen != verdict.chosen:
             yield f"{words}: {then.chosen or 'these rows would be too few to say'}."

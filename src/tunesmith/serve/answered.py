@@ -18,8 +18,6 @@ from tunesmith.serve.metrics import Metrics
 from tunesmith.serve.reply import Choice, Piece, Writer
 from tunesmith.serve.scheduler import Job
 
-Keep = Callable[..., None]
-
 
 class TokenLimits(Protocol):
     """What a key may use, as far as it is known only afterwards."""
@@ -63,7 +61,7 @@ async def keep_answer(
 ) -> None:
     """`body` is the whole completion; `sent` are the messages of a request that said `store: true`, else None. Raises
     DatabaseError when it cannot be kept: an answer that was to be kept is not given as if it were."""
-    keep: Keep | None = getattr(request.app.state, "keep", None)
+    keep: Callable[..., None] | None = getattr(request.app.state, "keep", None)
     if keep and sent is not None:
         identity: Identity = request.state.identity
         await run_in_threadpool(keep, identity.owner, body, messages=sent, labels=labels)
