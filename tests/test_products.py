@@ -47,6 +47,7 @@ def test_each_route_gives_the_product_and_its_gradient(route: str, monkeypatch: 
 
 
 def test_a_wide_product_is_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_has_avx512", lambda: False)
     monkeypatch.setattr(products, "WIDE", 10)
     monkeypatch.setattr(products, "PART", 4)
     torch.manual_seed(0)

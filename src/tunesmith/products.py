@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import inf
 
 import torch
 
-WIDE, PART = 1536, 768  # outputs: MKL computes so wide a product in parts 1.1 to 1.3 times as fast (two threads, AVX2)
+WIDE, PART = 1536, 768  # outputs: with AVX2, so wide a product is 1.1 to 1.3 times as fast in parts (MKL, two threads)
 CLEARLY = 1.3  # times as fast as the default
 DECODING_CLEARLY = 1.05
 DECODING_ROWS = (16, 4, 1)  # MKL is the faster one for few rows, on Intel's and with AVX-512
@@ -82,7 +82,8 @@ def linear(x_TI: torch.Tensor, w_OI: torch.Tensor, *, bias_O: torch.Tensor | Non
     """x W' + bias by the faster route. No gradient of its own: for autograd functions."""
     if _by_onednn(x_TI, w_OI):
         return _onednn(x_TI, w_OI, bias_O)
-    if len(w_OI) < WIDE or bias_O is not None or x_TI.device.type != "cpu" or x_TI.dtype != torch.float32:
+    plain = bias_O is None and x_TI.device.type == "cpu" and x_TI.dtype == torch.float32
+    if not plain or len(w_OI) < WIDE or _has_avx512():
         return torch.nn.functional.linear(x_TI, w_OI, bias_O)
     y_TO = x_TI.new_empty(len(x_TI), len(w_OI))
     for start in range(0, len(w_OI), PART):
@@ -111,6 +112,11 @@ def _onednn(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None) -> torc
     return y
 
 
+@cache
+def _has_avx512() -> bool:
+    return bool(torch.backends.cpu.get_cpu_capability() == "AVX512")
+
+
 @lru_cache(maxsize=4)
 def _rates(dtype: torch.dtype) -> dict[str, float]:
     """GFLOP/s on one thread of each route there is, for a product and its input gradient.
@@ -121,7 +127,7 @@ def _rates(dtype: torch.dtype) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)  # of its own: a training's random numbers stay as they are
     x, w, dy = (torch.empty(shape).normal_(generator=generator).to(dtype) for shape in ((T, I), (O, I), (T, O)))
     routes: dict[str, Callable[[], object]] = {"default": lambda: (torch.nn.functional.linear(x, w), dy @ w)}
-    if dtype == torch.float32 and torch.backends.cpu.get_cpu_capability() == "AVX512":
+    if dtype == torch.float32 and _has_avx512():
         routes["onednn"] = lambda: (_onednn(x, w, None), _onednn(dy, w.t(), None))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
